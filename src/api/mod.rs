@@ -1,0 +1,1 @@
+//! The HTTP face: routes, problem+json, server-sent events, limits. It translates; it decides nothing.

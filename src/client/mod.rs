@@ -1,0 +1,1 @@
+//! The HTTP client that the command line, the bench and the tests share.

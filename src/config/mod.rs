@@ -1,0 +1,1 @@
+//! config.yaml: the model, reading it with exact errors, and watching it.

@@ -1,0 +1,217 @@
+//! The names and numbers by which the core knows things. Each is a type of its own, so that an
+//! epoch cannot stand where a sequence number belongs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A task's id: the 128 bits of a UUIDv7, made by the shell (the core has no clock of its own).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId(pub u128);
+
+impl fmt::Display for TaskId {
+    /// The hyphenated form of RFC 9562.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            v >> 96,
+            (v >> 80) & 0xffff,
+            (v >> 64) & 0xffff,
+            (v >> 48) & 0xffff,
+            v & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for TaskId {
+    type Err = NotATaskId;
+
+    /// Reads the hyphenated form, in either case.
+    fn from_str(text: &str) -> Result<Self, NotATaskId> {
+        let bytes = text.as_bytes();
+        if bytes.len() != 36 {
+            return Err(NotATaskId);
+        }
+        let mut value = 0u128;
+        for (at, byte) in bytes.iter().enumerate() {
+            if matches!(at, 8 | 13 | 18 | 23) {
+                if *byte != b'-' {
+                    return Err(NotATaskId);
+                }
+                continue;
+            }
+            let digit = char::from(*byte).to_digit(16).ok_or(NotATaskId)?;
+            value = value << 4 | u128::from(digit);
+        }
+        Ok(Self(value))
+    }
+}
+
+/// The text is not a UUID in its hyphenated form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotATaskId;
+
+impl fmt::Display for NotATaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a task id; one looks like 0192f0c1-2345-7abc-8def-0123456789ab")
+    }
+}
+
+impl std::error::Error for NotATaskId {}
+
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+
+numbers! {
+    /// One connection to a worker; the shell gives each a new number.
+    ConnId(u64);
+    /// A caller that waits for an [`Answer`](super::Answer); made by the shell.
+    RequestId(u64);
+    /// One opening of the store: raised and synced once per start, so below 2^21 for ever.
+    Term(u32);
+    /// The fencing number of an attempt: `term << 32 | n`, below 2^53 so that JSON keeps it.
+    Epoch(u64);
+    /// The place of a record in the journal's order.
+    Seq(u64);
+    /// One accepted version of the topology.
+    Generation(u64);
+}
+
+impl Epoch {
+    /// The first epoch of a term.
+    pub fn first_of(term: Term) -> Self {
+        Self(u64::from(term.0) << 32)
+    }
+
+    /// The term that issued this epoch.
+    pub fn term(self) -> Term {
+        Term(u32::try_from(self.0 >> 32).unwrap_or(u32::MAX))
+    }
+}
+
+macro_rules! texts {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Arc<str>);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    )*};
+}
+
+texts! {
+    /// A worker's name, unique in the topology: `[a-z0-9][a-z0-9._-]{0,62}`, checked at the edge.
+    WorkerName;
+    /// A pool's name; `static` is reserved for workers of no pool.
+    PoolName;
+    /// What a task asks for, such as `python.execute`; in a worker's offer it may end in `*`.
+    Capability;
+    /// Whose task it is; `default` until access control tells tenants apart.
+    Tenant;
+    /// Random per worker process: tells a reconnect from a restart.
+    Instance;
+    /// Which caller's share of the queue a task counts against.
+    FairnessKey;
+    /// A lease on one worker's state, named by the caller.
+    SessionName;
+    /// The random name of a store, shown to workers so that they know whom they served.
+    StoreId;
+    /// JSON text that the core carries and never reads.
+    Payload;
+}
+
+impl Capability {
+    /// Whether an offer of `self` (a pattern that may end in `*`) covers `asked`.
+    pub fn covers(&self, asked: &Capability) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => asked.0.starts_with(prefix),
+            None => self == asked,
+        }
+    }
+}
+
+impl Tenant {
+    /// The one tenant there is without access control.
+    pub fn default_tenant() -> Self {
+        Self::from("default")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_id_reads_back_as_written() {
+        let id = TaskId(0x0192_f0c1_2345_7abc_8def_0123_4567_89ab);
+        assert_eq!(id.to_string(), "0192f0c1-2345-7abc-8def-0123456789ab");
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
+        assert_eq!("0192f0c1-2345-7abc-8def-0123456789a".parse::<TaskId>(), Err(NotATaskId));
+        assert_eq!("0192f0c1x2345-7abc-8def-0123456789ab".parse::<TaskId>(), Err(NotATaskId));
+    }
+
+    #[test]
+    fn a_star_covers_what_begins_like_it_and_nothing_else() {
+        let files = Capability::from("files.*");
+        assert!(files.covers(&"files.read".into()));
+        assert!(!files.covers(&"file.read".into()));
+        assert!(Capability::from("a.b").covers(&"a.b".into()));
+        assert!(!Capability::from("a.b").covers(&"a.bc".into()));
+    }
+}

@@ -1,0 +1,189 @@
+//! How the server speaks to a worker: one trait, with a WebSocket and a mock behind it. An
+//! interface translates between the core's words and its own; it decides nothing.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fleet::{
+    ConnId, ConnectOutcome, Epoch, Event, Order, Registration, Report, TaskId, Why, WorkerName, WorkerSpec,
+};
+
+/// A boxed future that may move between threads.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What an interface cannot do says what the core must not rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// The worker keeps its attempts over a lost connection and reports them on the next one.
+    pub resumes: bool,
+    /// Every cancel is answered by a result.
+    pub confirms_cancel: bool,
+}
+
+/// One way to speak to workers.
+pub trait WorkerInterface: Send + Sync {
+    /// What can be relied on.
+    fn abilities(&self) -> Abilities;
+
+    /// Connects to `target`, registers it (`io.up`), carries orders and reports until the
+    /// connection ends, and says why it did. Dropping the future closes the connection at once.
+    fn run(&self, target: Target, io: LinkIo) -> BoxFuture<Ended>;
+}
+
+/// Whom to connect to.
+#[derive(Clone)]
+pub struct Target {
+    /// The worker's name in the topology.
+    pub worker: WorkerName,
+    /// Its entry.
+    pub spec: Arc<WorkerSpec>,
+    /// What to show it, if anything.
+    pub token: Option<Token>,
+}
+
+/// A secret that a connection shows; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// Takes the secret.
+    pub fn new(secret: impl Into<Arc<str>>) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself, for the header that carries it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It never got as far as a registration.
+    NotConnected(ConnectOutcome, String),
+    /// It was registered, and then ended.
+    Down(Why),
+}
+
+/// What the manager tells a connection. First in, first out: a `Close` flushes what stands before it.
+#[derive(Debug)]
+pub enum LinkCommand {
+    /// Say this to the worker.
+    Order(Order),
+    /// Flush (for at most two seconds), close, and end with this reason.
+    Close(Why),
+    /// Measure one round trip and tell it; a dropped sender means that none came back.
+    Probe(oneshot::Sender<Duration>),
+}
+
+/// The bounds of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkLimits {
+    /// The largest message and frame, in bytes; checked before anything is allocated for it.
+    pub max_message: usize,
+    /// How long dialling and the opening handshake may take together.
+    pub connect_timeout: Duration,
+    /// How long a write may make no progress before the worker counts as a slow consumer.
+    pub write_timeout: Duration,
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        Self {
+            max_message: (1 << 20) + rollcall_protocol::ENVELOPE_BYTES,
+            connect_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A connection's ways to the rest of the server.
+pub struct LinkIo {
+    /// Its number.
+    pub conn: ConnId,
+    /// What the manager tells it. Bounded; the manager never waits on it.
+    pub commands: mpsc::Receiver<LinkCommand>,
+    /// To the core, ahead of submissions. Bounded: a full lane makes the reader wait.
+    pub events: mpsc::Sender<Event>,
+    /// To the tasks' logs, past the core.
+    pub door: Arc<dyn DataDoor>,
+    /// To the metrics.
+    pub meter: Arc<dyn LinkMeter>,
+    /// Its bounds.
+    pub limits: LinkLimits,
+}
+
+impl LinkIo {
+    /// Tells the core that the worker has registered. False when the server is gone.
+    pub async fn up(&self, registration: Registration) -> bool {
+        self.events.send(Event::LinkUp(self.conn, Box::new(registration))).await.is_ok()
+    }
+
+    /// Tells the core what the worker said. False when the server is gone.
+    pub async fn report(&self, report: Report) -> bool {
+        self.events.send(Event::Report(self.conn, report)).await.is_ok()
+    }
+}
+
+/// The way from a connection's reader into the tasks' logs (the data plane). The core opens it for
+/// one attempt at a time; what comes for another is dropped and counted.
+pub trait DataDoor: Send + Sync {
+    /// Appends output. `offset` counts bytes of that stream from the attempt's beginning. Call it
+    /// before the attempt's result is reported, so that the final event comes last.
+    fn output(&self, conn: ConnId, task: TaskId, epoch: Epoch, stream: OutputStream, offset: u64, data: &str);
+
+    /// Notes progress: a fraction from 0 to 1, and a short sentence.
+    fn progress(
+        &self,
+        conn: ConnId,
+        task: TaskId,
+        epoch: Epoch,
+        fraction: Option<f64>,
+        message: Option<&str>,
+    );
+}
+
+/// Which of a program's streams a piece of output belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl OutputStream {
+    /// The word used on the wire and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// What connections count.
+pub trait LinkMeter: Send + Sync {
+    /// A WebSocket ping came back.
+    fn rtt(&self, worker: &WorkerName, rtt: Duration);
+
+    /// A message passed: `direction` is `in` or `out`, `kind` the frame's type.
+    fn message(&self, direction: &'static str, kind: &'static str, bytes: usize);
+
+    /// A peer misbehaved: `too_big`, `bad_json`, `bad_type`, `bad_utf8`, `rate` or `unexpected`.
+    fn protocol_error(&self, kind: &'static str);
+
+    /// A frame with an assignment was written; `took` counts from the decision.
+    fn dispatched(&self, took: Duration);
+}

@@ -1,0 +1,481 @@
+//! The cheap, cloneable way to the fleet: each method is one message to the loop and one answer, or
+//! a look at a snapshot that the loop publishes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::admission::Admission;
+use super::clock::Clock;
+use super::ring::EventRing;
+use crate::data::TaskLogs;
+use crate::fleet::*;
+use crate::interface::LinkIo;
+use crate::store::Archive;
+use crate::telemetry::Metrics;
+
+/// A message to the loop. Reads come this way only where they need the core itself.
+pub(crate) enum Call {
+    /// `Submit` whose caller waits for the end; refusals arrive on the same channel.
+    SubmitAndWait(Box<Submission>, oneshot::Sender<Waited>),
+    /// An event whose request is answered.
+    Ask(RequestId, Event, oneshot::Sender<Answer>),
+    /// An event that nobody waits for.
+    Tell(Event),
+    /// Be told when a task ends.
+    Watch(TaskId, oneshot::Sender<Waited>),
+    /// One task, as the core has it.
+    Task(TaskId, oneshot::Sender<Option<Arc<TaskRecord>>>),
+    /// Why a task waits.
+    Explain(TaskId, oneshot::Sender<Option<Explanation>>),
+    /// What a scrape needs.
+    Stats(oneshot::Sender<FleetStats>),
+    /// A new topology; answered with the generation and the diff once it is in force.
+    Apply(Box<Topology>, oneshot::Sender<Applied>),
+    /// A worker dialled in: a number and the ways for its connection.
+    Link(oneshot::Sender<LinkIo>),
+    /// A connection from `Link` ended.
+    LinkEnded(ConnId, Why),
+    /// Measure a round trip to a worker.
+    Probe(WorkerName, oneshot::Sender<Duration>),
+    /// Stop: drain launched workers so long at most, say goodbye, end.
+    Shutdown(Duration, oneshot::Sender<()>),
+}
+
+/// What a waiting caller hears.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// The task is final.
+    Finished(Arc<TaskRecord>),
+    /// It was not taken.
+    Refused(Refusal),
+}
+
+/// How a submission was answered.
+#[derive(Debug, Clone)]
+pub enum Submitted {
+    /// The caller waited and the task is final.
+    Finished(Arc<TaskRecord>),
+    /// The task is kept; it goes on.
+    Accepted(Arc<TaskRecord>),
+    /// The key names this task already.
+    Replayed(Arc<TaskRecord>),
+}
+
+/// Why a call to the fleet has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallError {
+    /// The core said no.
+    Refused(Refusal),
+    /// The server has stopped, or stops before the task could end.
+    Stopped,
+}
+
+impl From<Refusal> for CallError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A generation that came into force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Its number; the old one when nothing changed.
+    pub generation: Generation,
+    /// What it changed.
+    pub diff: Arc<Diff>,
+}
+
+/// Where the server is in its life; the words of `rollcall_lifecycle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifecycle {
+    /// Reading its configuration and store.
+    Starting,
+    /// Waiting for workers that hold work from before.
+    Recovering,
+    /// Serving.
+    Ready,
+    /// Stopping.
+    Draining,
+}
+
+impl Lifecycle {
+    /// Every stage, in order.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Recovering, Self::Ready, Self::Draining];
+
+    /// The word used in the API and in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Recovering => "recovering",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The workers at one moment, by name; under load at most 50 ms old.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Sorted by name.
+    pub workers: Vec<Arc<WorkerView>>,
+    /// The core's time of the snapshot.
+    pub at: Now,
+}
+
+impl Snapshot {
+    /// The worker of that name.
+    pub fn worker(&self, name: &str) -> Option<&Arc<WorkerView>> {
+        let at = self.workers.binary_search_by(|view| view.name.as_str().cmp(name)).ok()?;
+        self.workers.get(at)
+    }
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Whose task it is.
+    pub tenant: Tenant,
+    /// Which door it came in by.
+    pub source: Source,
+    /// The key that makes it one task, and the body sent with it.
+    pub key: Option<KeyHash>,
+    /// The task.
+    pub spec: Arc<TaskSpec>,
+    /// The task that this one repeats.
+    pub retry_of: Option<TaskId>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) calls: mpsc::Sender<Call>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    pub(crate) snapshot_changed: Notify,
+    pub(crate) topology: ArcSwap<Topology>,
+    pub(crate) lifecycle: AtomicU8,
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) next_request: AtomicU64,
+    pub(crate) clock: Clock,
+    pub(crate) logs: Arc<TaskLogs>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) archive: Arc<dyn Archive>,
+    pub(crate) ring: EventRing,
+}
+
+/// A handle to the WorkerManager. Clone it freely.
+#[derive(Clone)]
+pub struct Manager(pub(crate) Arc<Shared>);
+
+impl Manager {
+    /// Submits a task that is kept: the answer comes once its record is durable, and the task goes
+    /// on whether or not anybody listens.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] with the reason, [`CallError::Stopped`] when the server is gone.
+    pub async fn submit(&self, ask: Ask) -> Result<Submitted, CallError> {
+        let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
+        let submission = self.submission(ask, keep)?;
+        let request = submission.request;
+        match self.ask(request, Event::Submit(submission)).await? {
+            Answer::Accepted(record) => Ok(Submitted::Accepted(record)),
+            Answer::Replayed(record) => Ok(Submitted::Replayed(record)),
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Cancel(_) | Answer::Done => Err(CallError::Stopped),
+        }
+    }
+
+    /// Submits a task and waits up to `patience` for its end. A task that has not ended by then is
+    /// kept and goes on. Without a key, a caller who drops this future before the task was handed
+    /// to a worker takes the task back.
+    ///
+    /// # Errors
+    /// As [`Manager::submit`].
+    pub async fn execute(&self, ask: Ask, patience: Duration) -> Result<Submitted, CallError> {
+        if ask.key.is_some() {
+            let submitted = self.submit(ask).await?;
+            let (Submitted::Finished(record) | Submitted::Accepted(record) | Submitted::Replayed(record)) =
+                &submitted;
+            if record.state.is_final() {
+                return Ok(submitted);
+            }
+            let replayed = matches!(submitted, Submitted::Replayed(_));
+            return Ok(match self.finished(record.id, patience).await? {
+                Some(record) if replayed => Submitted::Replayed(record),
+                Some(record) => Submitted::Finished(record),
+                None => submitted,
+            });
+        }
+        let submission = self.submission(ask, Keep::Passing)?;
+        let task = submission.id;
+        let (reply, waited) = oneshot::channel();
+        self.call(Call::SubmitAndWait(submission, reply)).await?;
+        let caller = WaitingCaller { manager: self, task, done: false };
+        match tokio::time::timeout(patience, waited).await {
+            Ok(heard) => {
+                caller.heard();
+                match heard.map_err(|_| CallError::Stopped)? {
+                    Waited::Finished(record) => Ok(Submitted::Finished(record)),
+                    Waited::Refused(refusal) => Err(refusal.into()),
+                }
+            }
+            Err(_) => {
+                let request = self.request();
+                let promoted = self.ask(request, Event::Promote(task, request)).await;
+                caller.heard();
+                match promoted? {
+                    Answer::Accepted(record) | Answer::Replayed(record) | Answer::Cancel(record) => {
+                        Ok(if record.state.is_final() {
+                            Submitted::Finished(record)
+                        } else {
+                            Submitted::Accepted(record)
+                        })
+                    }
+                    Answer::Refused(refusal) => Err(refusal.into()),
+                    Answer::Done => Err(CallError::Stopped),
+                }
+            }
+        }
+    }
+
+    /// Waits up to `patience` for a task's end; `None` when it has not come by then.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] for an unknown task, [`CallError::Stopped`].
+    pub async fn finished(
+        &self,
+        task: TaskId,
+        patience: Duration,
+    ) -> Result<Option<Arc<TaskRecord>>, CallError> {
+        let (reply, waited) = oneshot::channel();
+        self.call(Call::Watch(task, reply)).await?;
+        match tokio::time::timeout(patience, waited).await {
+            Err(_) => Ok(None),
+            Ok(Err(_)) => Err(CallError::Stopped),
+            Ok(Ok(Waited::Finished(record))) => Ok(Some(record)),
+            Ok(Ok(Waited::Refused(refusal))) => Err(refusal.into()),
+        }
+    }
+
+    /// One task, live or finished.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchTask`], or [`CallError::Stopped`].
+    pub async fn task(&self, tenant: &Tenant, task: TaskId) -> Result<Arc<TaskRecord>, CallError> {
+        let (reply, found) = oneshot::channel();
+        self.call(Call::Task(task, reply)).await?;
+        found
+            .await
+            .map_err(|_| CallError::Stopped)?
+            .filter(|record| record.tenant == *tenant)
+            .or_else(|| self.0.archive.task(tenant, task))
+            .ok_or(CallError::Refused(Refusal::NoSuchTask))
+    }
+
+    /// Finished and live tasks, as the store lists them (at most 50 ms behind).
+    pub fn archive(&self) -> &Arc<dyn Archive> {
+        &self.0.archive
+    }
+
+    /// Asks a task to stop. The answer is the task, `cancelling` or final.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchTask`], or [`CallError::Stopped`].
+    pub async fn cancel(&self, tenant: &Tenant, task: TaskId) -> Result<Arc<TaskRecord>, CallError> {
+        let before = self.task(tenant, task).await?;
+        if before.state.is_final() {
+            return Ok(before);
+        }
+        let request = self.request();
+        match self.ask(request, Event::Cancel(task, request)).await? {
+            Answer::Cancel(record) | Answer::Accepted(record) | Answer::Replayed(record) => Ok(record),
+            // It became final in between, and only the archive has it now.
+            Answer::Refused(_) => self.task(tenant, task).await,
+            Answer::Done => Err(CallError::Stopped),
+        }
+    }
+
+    /// Why a task waits; `None` when it does not.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn explain(&self, task: TaskId) -> Result<Option<Explanation>, CallError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::Explain(task, reply)).await?;
+        answer.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// Takes a person's word about a worker. When it returns, the snapshot shows it.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchWorker`], or [`CallError::Stopped`].
+    pub async fn operator(&self, word: OperatorWord) -> Result<(), CallError> {
+        let request = self.request();
+        match self.ask(request, Event::Operator(word, request)).await? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Done | Answer::Accepted(_) | Answer::Replayed(_) | Answer::Cancel(_) => Ok(()),
+        }
+    }
+
+    /// Measures one round trip to a worker; `None` when it is not connected or does not answer
+    /// within five seconds.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn probe(&self, worker: WorkerName) -> Result<Option<Duration>, CallError> {
+        let (reply, rtt) = oneshot::channel();
+        self.call(Call::Probe(worker, reply)).await?;
+        Ok(tokio::time::timeout(Duration::from_secs(5), rtt).await.ok().and_then(Result::ok))
+    }
+
+    /// Puts a topology in force. Its own generation number is ignored: the loop counts.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn apply(&self, topology: Topology) -> Result<Applied, CallError> {
+        let (reply, applied) = oneshot::channel();
+        self.call(Call::Apply(Box::new(topology), reply)).await?;
+        applied.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// What a scrape needs of the core, exact at one moment.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn stats(&self) -> Result<FleetStats, CallError> {
+        let (reply, stats) = oneshot::channel();
+        self.call(Call::Stats(reply)).await?;
+        stats.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// The number of a new connection that a worker dialled, and its ways into the server.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn link(&self) -> Result<LinkIo, CallError> {
+        let (reply, link) = oneshot::channel();
+        self.call(Call::Link(reply)).await?;
+        link.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// Tells that a connection from [`Manager::link`] has ended. Must be called exactly once each.
+    pub async fn link_ended(&self, conn: ConnId, why: Why) {
+        // A loop that is gone has no connections left to forget.
+        drop(self.call(Call::LinkEnded(conn, why)).await);
+    }
+
+    /// The workers, as last published.
+    pub fn workers(&self) -> Arc<Snapshot> {
+        self.0.snapshot.load_full()
+    }
+
+    /// Waits until the workers have changed since the call began (then look at [`Manager::workers`]).
+    pub async fn workers_changed(&self) {
+        self.0.snapshot_changed.notified().await;
+    }
+
+    /// The topology in force.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.0.topology.load_full()
+    }
+
+    /// Where the server is in its life.
+    pub fn lifecycle(&self) -> Lifecycle {
+        Lifecycle::ALL[usize::from(self.0.lifecycle.load(Ordering::Relaxed)).min(Lifecycle::ALL.len() - 1)]
+    }
+
+    /// True from the moment that the server begins to stop.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.0.stopping.subscribe()
+    }
+
+    /// The fleet's recent events, for `/v1/events`.
+    pub fn ring(&self) -> &EventRing {
+        &self.0.ring
+    }
+
+    /// The tasks' logs, for `/v1/tasks/{id}/events`.
+    pub fn logs(&self) -> &Arc<TaskLogs> {
+        &self.0.logs
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
+    /// The clock that the core is told.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Stops: refuses new work, lets launched workers finish for up to `drain_timeout`, says
+    /// goodbye to all, and ends the loop.
+    pub async fn shutdown(&self, drain_timeout: Duration) {
+        let (reply, done) = oneshot::channel();
+        if self.call(Call::Shutdown(drain_timeout, reply)).await.is_ok() {
+            // An error means that the loop is gone, which is what was asked for.
+            drop(done.await);
+        }
+    }
+
+    fn submission(&self, ask: Ask, keep: Keep) -> Result<Box<Submission>, CallError> {
+        let bytes = ask.spec.input.as_str().len() as u64;
+        if let Err(depth) = self.0.admission.enter(bytes) {
+            self.0.metrics.note(&Note::Submitted {
+                capability: ask.spec.capability.clone(),
+                source: ask.source,
+                outcome: "queue_full",
+            });
+            return Err(Refusal::QueueFull { depth }.into());
+        }
+        Ok(Box::new(Submission {
+            id: self.0.clock.task_id(),
+            tenant: ask.tenant,
+            request: self.request(),
+            keep,
+            source: ask.source,
+            spec: ask.spec,
+            retry_of: ask.retry_of,
+        }))
+    }
+
+    fn request(&self) -> RequestId {
+        RequestId(self.0.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn call(&self, call: Call) -> Result<(), CallError> {
+        self.0.calls.send(call).await.map_err(|_| CallError::Stopped)
+    }
+
+    async fn ask(&self, request: RequestId, event: Event) -> Result<Answer, CallError> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Call::Ask(request, event, reply)).await?;
+        answer.await.map_err(|_| CallError::Stopped)
+    }
+}
+
+/// Tells the core that a waiting caller has hung up, unless it was answered first.
+struct WaitingCaller<'a> {
+    manager: &'a Manager,
+    task: TaskId,
+    done: bool,
+}
+
+impl WaitingCaller<'_> {
+    fn heard(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for WaitingCaller<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // A full lane only means that the task runs although nobody waits for it any more.
+            drop(self.manager.0.calls.try_send(Call::Tell(Event::Abandoned(self.task))));
+        }
+    }
+}

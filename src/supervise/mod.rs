@@ -1,0 +1,1 @@
+//! Child processes: starts, watches, restarts and stops the programs of `launch` blocks.

@@ -1,0 +1,11 @@
+//! Stories about the running server, one module per subject; they share `support`.
+
+mod conformance;
+mod http_api;
+mod launching;
+mod metrics;
+mod protocol_doc;
+mod seven_checks;
+mod support;
+mod topology_reload;
+mod worker_failover;

@@ -1,0 +1,1 @@
+//! A worker written from docs/protocol.md alone registers and runs tasks.

@@ -1,0 +1,1 @@
+//! What the stories share: servers on port 0, scripted workers, waiting for conditions.

@@ -1,0 +1,1 @@
+//! Adding, changing, moving and removing workers in the file, under load.

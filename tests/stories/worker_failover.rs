@@ -1,0 +1,1 @@
+//! Workers that crash, stall, lie or babble.
