@@ -1,0 +1,47 @@
+//! How a worker is reached, or reaches a server.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Token;
+
+/// How a listening worker serves.
+#[derive(Clone, Default)]
+pub struct ServeOptions {
+    /// What the server must show. Needed off loopback; a launched worker has one in `ROLLCALL_TOKEN`.
+    pub token: Option<Token>,
+    /// The page at `/metrics`, in the Prometheus text format; absent: no such page.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+}
+
+impl fmt::Debug for ServeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let metrics = self.metrics.is_some();
+        f.debug_struct("ServeOptions").field("token", &self.token).field("metrics", &metrics).finish()
+    }
+}
+
+/// How a worker dials in.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// What to show the server.
+    pub token: Option<Token>,
+    /// The upper bound of the first wait before dialling again; jitter is full. Default 100 ms.
+    pub initial_backoff: Duration,
+    /// The longest such bound; it doubles with each failure. Default 30 s.
+    pub max_backoff: Duration,
+    /// How long dialling and the opening handshake may take together. Default 10 s.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            token: None,
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}

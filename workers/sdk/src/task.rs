@@ -1,0 +1,202 @@
+//! A task as its handler sees it: what is asked, the way to speak of it while it runs, and its end.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rollcall_protocol::{AttemptRef, Fault, Status, Stream, TaskError, Usage};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::text::Utf8Stream;
+
+/// One attempt of a task.
+#[derive(Debug)]
+pub struct Task {
+    /// The task's id, a UUID in text.
+    pub id: String,
+    /// The attempt's fencing number; larger ones are newer. Worth passing on to systems that the
+    /// task writes to.
+    pub epoch: u64,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// What is asked, such as `python.execute`.
+    pub capability: String,
+    /// The input, any JSON.
+    pub input: Box<RawValue>,
+    /// How long it may run from the moment that the handler is called.
+    pub deadline: Duration,
+    /// The session that it runs in.
+    pub session: Option<String>,
+    /// The same for every attempt of a task: lets a worker find its own repeats.
+    pub idempotency_key: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// Why a task should stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    /// Somebody cancelled it.
+    Cancelled,
+    /// Its time is over.
+    Timeout,
+    /// A newer attempt took its place.
+    Superseded,
+    /// The server does not know it, or does not want it any more; its result will be forgotten.
+    Dropped,
+    /// The worker leaves the fleet.
+    Removed,
+    /// This worker stops.
+    Shutdown,
+}
+
+impl CancelReason {
+    /// Reads the word of a `cancel` frame; one that is not known means `Cancelled`.
+    pub(crate) fn from_word(word: &str) -> Self {
+        match word {
+            "timeout" => Self::Timeout,
+            "superseded" => Self::Superseded,
+            "unknown" => Self::Dropped,
+            "removed_from_config" => Self::Removed,
+            _ => Self::Cancelled,
+        }
+    }
+}
+
+/// The way to speak of a task while it runs. Cheap to clone; nothing here waits.
+#[derive(Debug, Clone)]
+pub struct TaskContext(pub(crate) Arc<Attempt>);
+
+/// A running attempt.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) key: AttemptRef,
+    hub: Arc<Hub>,
+    stop: CancellationToken,
+    reason: OnceLock<CancelReason>,
+    streams: Mutex<[Utf8Stream; 2]>,
+}
+
+impl TaskContext {
+    pub(crate) fn new(key: AttemptRef, hub: Arc<Hub>) -> Self {
+        let (stop, reason, streams) = (CancellationToken::new(), OnceLock::new(), Mutex::default());
+        Self(Arc::new(Attempt { key, hub, stop, reason, streams }))
+    }
+
+    /// Sends live output, text or bytes (those that are not UTF-8 become U+FFFD). Never waits: where
+    /// the link is down or slower than the output, pieces are left out, and watchers see the gap.
+    pub fn output(&self, stream: Stream, data: impl AsRef<[u8]>) {
+        self.emit(stream, |state| state.push(data.as_ref()));
+    }
+
+    /// Tells how far the task has come: a fraction from 0 to 1, and a short sentence. Left out
+    /// under the same conditions as output.
+    pub fn progress(&self, fraction: Option<f64>, message: Option<&str>) {
+        self.0.hub.progress(&self.0.key, fraction.filter(|part| part.is_finite()), message);
+    }
+
+    /// Waits until the task should stop, and says why. Cancel-safe.
+    pub async fn cancelled(&self) -> CancelReason {
+        self.0.stop.cancelled().await;
+        self.cancel_reason().unwrap_or(CancelReason::Cancelled)
+    }
+
+    /// Why the task should stop; `None` while it may go on.
+    pub fn cancel_reason(&self) -> Option<CancelReason> {
+        self.0.reason.get().copied()
+    }
+
+    /// The same as a token, for code that takes one.
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+
+    /// Tells the handler to stop. The first reason stays.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        // A second cancel changes nothing.
+        drop(self.0.reason.set(reason));
+        self.0.stop.cancel();
+    }
+
+    /// Sends what the streams held back of a character that was cut in two.
+    pub(crate) fn finish_output(&self) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.emit(stream, Utf8Stream::finish);
+        }
+    }
+
+    fn emit(&self, stream: Stream, take: impl FnOnce(&mut Utf8Stream) -> (u64, String)) {
+        let mut streams = self.0.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match stream {
+            Stream::Stdout => &mut streams[0],
+            Stream::Stderr => &mut streams[1],
+        };
+        let (offset, text) = take(state);
+        // Under the lock, or two threads' pieces could be queued in the wrong order.
+        self.0.hub.output(&self.0.key, stream, offset, &text);
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub struct TaskEnd {
+    /// How it ended.
+    pub status: Status,
+    /// What it returned, of a failed attempt too.
+    pub output: Option<Box<RawValue>>,
+    /// Why it failed.
+    pub error: Option<TaskError>,
+    /// What it used.
+    pub usage: Option<Usage>,
+}
+
+impl TaskEnd {
+    /// It did what was asked. An output that cannot be written as JSON makes it a failure, the worker's.
+    pub fn succeeded(output: &(impl Serialize + ?Sized)) -> Self {
+        Self::of(Status::Succeeded, None).with_output(output)
+    }
+
+    /// It did not.
+    pub fn failed(error: TaskError) -> Self {
+        Self::of(Status::Failed, Some(error))
+    }
+
+    /// It ran out of its time: the task's own fault, not worth another try.
+    pub fn timed_out() -> Self {
+        Self::of(Status::TimedOut, Some(error("timeout", "ran longer than its time limit", Fault::Caller)))
+    }
+
+    /// It was stopped by [`TaskContext::cancelled`].
+    pub fn cancelled() -> Self {
+        Self::of(Status::Cancelled, None)
+    }
+
+    /// Adds what it returned.
+    pub fn with_output(mut self, output: &(impl Serialize + ?Sized)) -> Self {
+        match serde_json::value::to_raw_value(output) {
+            Ok(raw) => self.output = Some(raw),
+            Err(problem) => {
+                let message = format!("the output is not JSON: {problem}");
+                self = Self::failed(error("bad_output", &message, Fault::Worker));
+            }
+        }
+        self
+    }
+
+    /// Adds what it used.
+    pub fn with_usage(mut self, usage: Usage) -> Self {
+        self.usage = Some(usage);
+        self
+    }
+
+    fn of(status: Status, error: Option<TaskError>) -> Self {
+        Self { status, output: None, error, usage: None }
+    }
+}
+
+/// An error that another attempt will not mend.
+pub(crate) fn error(code: &str, message: &str, fault: Fault) -> TaskError {
+    TaskError { code: code.to_owned(), message: message.to_owned(), retryable: false, fault, details: None }
+}

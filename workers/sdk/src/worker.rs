@@ -1,0 +1,164 @@
+//! A worker: its name and offers, put together by a builder, and the two ways to meet a server.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::{Capability, ConnectOptions, Handler, ServeOptions};
+
+/// The environment's name for the worker's name, which a server sets for those that it launches.
+pub const WORKER_NAME: &str = "ROLLCALL_WORKER_NAME";
+
+/// A worker, ready to meet a server. Cheap to clone; the clones are one worker.
+#[derive(Clone)]
+pub struct Worker(pub(crate) Arc<Hub>);
+
+/// What a worker is; see [`Worker::builder`].
+pub struct WorkerBuilder {
+    pub(crate) name: String,
+    pub(crate) instance: String,
+    pub(crate) pool: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) version: String,
+    pub(crate) slots: Option<u32>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) isolation: Option<String>,
+    pub(crate) offers: Vec<(Capability, Arc<dyn Handler>)>,
+    pub(crate) max_message: usize,
+    pub(crate) stop_grace: Duration,
+    pub(crate) shutdown_grace: Duration,
+}
+
+impl Worker {
+    /// Begins a worker of a kind, such as `python-sandbox`.
+    pub fn builder(kind: impl Into<String>) -> WorkerBuilder {
+        WorkerBuilder {
+            name: std::env::var(WORKER_NAME).unwrap_or_default(),
+            instance: format!("{:016x}", rand::random::<u64>()),
+            pool: None,
+            kind: kind.into(),
+            version: String::new(),
+            slots: None,
+            labels: BTreeMap::new(),
+            isolation: None,
+            offers: Vec::new(),
+            max_message: (1 << 20) + rollcall_protocol::ENVELOPE_BYTES,
+            stop_grace: Duration::from_secs(5),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+
+    /// Serves a port that a server dials, with `/healthz` and `/metrics` on the same port, until
+    /// `shutdown`; then says goodbye, lets running tasks finish for the grace, and returns.
+    /// Connections that break are waited for anew; tasks go on meanwhile.
+    ///
+    /// # Errors
+    /// When the listener is broken, or listens off loopback without a token.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        options: ServeOptions,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        crate::serve::serve(Arc::clone(&self.0), listener, options, shutdown).await
+    }
+
+    /// Dials in to a server (`ws://host:port`, the path may be left out) until `shutdown`, again and
+    /// again with exponential backoff and full jitter; then as [`Worker::serve`].
+    ///
+    /// # Errors
+    /// When the URL is not one that can be dialled. A server that refuses is dialled again.
+    pub async fn connect(
+        &self,
+        url: &str,
+        options: ConnectOptions,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        crate::dial::dial(Arc::clone(&self.0), url, options, shutdown).await
+    }
+
+    /// How many tasks run now.
+    pub fn running(&self) -> usize {
+        self.0.running()
+    }
+}
+
+impl WorkerBuilder {
+    /// Names it as in the server's configuration. Default: `ROLLCALL_WORKER_NAME`, else none, which
+    /// is enough for a worker that is dialled.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Replaces the random word that tells this process from the one before.
+    pub fn instance(mut self, instance: impl Into<String>) -> Self {
+        self.instance = instance.into();
+        self
+    }
+
+    /// Names the pool that it was made for.
+    pub fn pool(mut self, pool: impl Into<String>) -> Self {
+        self.pool = Some(pool.into());
+        self
+    }
+
+    /// Tells the program's version.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = version.into();
+        self
+    }
+
+    /// Bounds the tasks at once. Default: what the server says.
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = Some(slots);
+        self
+    }
+
+    /// Adds a label that placement matches.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Tells how tool code is isolated: `full`, `no-cgroup` or `none`.
+    pub fn isolation(mut self, level: impl Into<String>) -> Self {
+        self.isolation = Some(level.into());
+        self
+    }
+
+    /// Offers a capability and the code behind it. Of two that cover a task, the first runs it.
+    pub fn capability(mut self, capability: Capability, handler: impl Handler) -> Self {
+        self.offers.push((capability, Arc::new(handler)));
+        self
+    }
+
+    /// Bounds one message in bytes, in and out. Default: 1 MiB + 64 KiB, what a server allows that
+    /// has the default `server.max_body`. A result that is larger fails with `output_too_large`.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// How long a handler may go on after it was told to stop, before it is dropped. Default 5 s.
+    pub fn stop_grace(mut self, grace: Duration) -> Self {
+        self.stop_grace = grace;
+        self
+    }
+
+    /// How long running tasks may go on after the worker was told to stop. Default 30 s.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// The worker.
+    pub fn build(self) -> Worker {
+        Worker(Hub::new(self))
+    }
+}
