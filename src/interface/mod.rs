@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,8 +79,8 @@ pub enum Ended {
 /// What the manager tells a connection. First in, first out: a `Close` flushes what stands before it.
 #[derive(Debug)]
 pub enum LinkCommand {
-    /// Say this to the worker.
-    Order(Order),
+    /// Say this to the worker; the time is that of the decision (see [`LinkMeter::dispatched`]).
+    Order(Order, Instant),
     /// Flush (for at most two seconds), close, and end with this reason.
     Close(Why),
     /// Measure one round trip and tell it; a dropped sender means that none came back.
