@@ -3,6 +3,7 @@
 
 mod admission;
 mod clock;
+pub mod desired;
 mod handle;
 mod ring;
 

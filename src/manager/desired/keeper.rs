@@ -1,0 +1,266 @@
+//! The task that carries out what [`Desired`](super::Desired) is asked and the watcher tells, one
+//! after another: so no two generations are ever built at once, and a caller who hangs up midway
+//! changes nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::status::Outcome;
+use super::{
+    AddRefused, MAX_WORKERS, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted, guard,
+};
+use crate::config::{Changes, Fingerprint, Problem, Trigger, Watcher, describe};
+use crate::fleet::{Origin, WorkerName, WorkerSpec};
+use crate::manager::handle::CallError;
+
+/// Problems of one rejected file that are logged; the API's answer has them all.
+const LOGGED_PROBLEMS: usize = 20;
+
+type ReloadReply = oneshot::Sender<Result<Reloaded, ReloadRejected>>;
+
+/// The task behind [`Desired`](super::Desired): [`Keeper::run`] it.
+pub struct Keeper {
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<Request>,
+    /// What was read last, taken or not.
+    seen: Fingerprint,
+}
+
+enum Event {
+    Asked(Request),
+    Watched(Trigger),
+    Stop,
+}
+
+impl Keeper {
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        requests: mpsc::Receiver<Request>,
+        seen: Fingerprint,
+    ) -> Result<Self, CallError> {
+        let keeper = Self { shared, requests, seen };
+        let wanted = Wanted::clone(&keeper.shared.wanted.load());
+        let warnings = wanted.config.warnings.clone();
+        keeper.apply(Trigger::Start, wanted, Instant::now()).await.ok_or(CallError::Stopped)?;
+        for warning in &warnings {
+            warn!("{}", warning.headline());
+        }
+        Ok(keeper)
+    }
+
+    /// Runs until the server begins to stop, or every handle is gone.
+    pub async fn run(mut self, mut watcher: Watcher, mut stopping: watch::Receiver<bool>) {
+        loop {
+            match self.next_event(&mut watcher, &mut stopping).await {
+                Event::Stop => return,
+                Event::Watched(trigger) => self.watched(trigger).await,
+                Event::Asked(request) => self.asked(request).await,
+            }
+        }
+    }
+
+    /// Waits and does nothing else. Cancel-safe.
+    async fn next_event(&mut self, watcher: &mut Watcher, stopping: &mut watch::Receiver<bool>) -> Event {
+        tokio::select! {
+            biased; // A burst of file events must not hold back the end.
+            _ = stopping.wait_for(|stopping| *stopping) => Event::Stop,
+            request = self.requests.recv() => request.map_or(Event::Stop, Event::Asked),
+            trigger = watcher.changed() => Event::Watched(trigger),
+        }
+    }
+
+    /// A timer that finds what was read before makes no attempt.
+    async fn watched(&mut self, trigger: Trigger) {
+        if trigger == Trigger::Timer {
+            let shared = self.shared.clone();
+            let now = tokio::task::spawn_blocking(move || shared.source.fingerprint()).await;
+            if now.is_ok_and(|now| now == self.seen) {
+                return;
+            }
+        }
+        // Whoever wants to know reads the status; a rejection has been logged.
+        drop(self.reload(trigger, false).await);
+    }
+
+    /// Takes all that waits at once, so that reloads asked for together are one.
+    async fn asked(&mut self, first: Request) {
+        let mut waiting = vec![first];
+        while let Ok(next) = self.requests.try_recv() {
+            waiting.push(next);
+        }
+        let (mut plain, mut allowed): (Vec<ReloadReply>, Vec<ReloadReply>) = (Vec::new(), Vec::new());
+        let mut trigger = None;
+        for request in waiting {
+            match request {
+                Request::Reload(by, allow, reply) => {
+                    trigger.get_or_insert(by);
+                    if allow { allowed.push(reply) } else { plain.push(reply) }
+                }
+                // A caller who has hung up does not need the answer.
+                Request::Add(spec, reply) => drop(reply.send(self.add(*spec).await)),
+                Request::Remove(name, reply) => drop(reply.send(self.remove(&name).await)),
+            }
+        }
+        let Some(trigger) = trigger else { return };
+        if !plain.is_empty() {
+            let result = self.reload(trigger, false).await;
+            if !matches!(result, Err(ReloadRejected::MassRemoval(_))) {
+                plain.append(&mut allowed);
+            }
+            plain.into_iter().for_each(|reply| drop(reply.send(result.clone())));
+        }
+        if !allowed.is_empty() {
+            let result = self.reload(trigger, true).await;
+            allowed.into_iter().for_each(|reply| drop(reply.send(result.clone())));
+        }
+    }
+
+    /// Reads and checks the file, and puts it in force.
+    async fn reload(
+        &mut self,
+        trigger: Trigger,
+        allow_mass_removal: bool,
+    ) -> Result<Reloaded, ReloadRejected> {
+        let began = Instant::now();
+        let wanted = match self.read(allow_mass_removal).await {
+            Ok(wanted) => wanted,
+            Err(rejected) => return Err(self.rejected(trigger, rejected)),
+        };
+        let warnings = wanted.config.warnings.clone();
+        let same = self.shared.config.borrow().hash == wanted.config.hash;
+        let reloaded = self.apply(trigger, wanted, began).await.ok_or(ReloadRejected::Stopped)?;
+        if !same {
+            for warning in &warnings {
+                warn!("{}", warning.headline());
+            }
+        }
+        Ok(Reloaded { warnings, ..reloaded })
+    }
+
+    /// What the file asks for, through every check. Reading and checking a large fleet takes a
+    /// while, so it has a thread of its own.
+    async fn read(&mut self, allow_mass_removal: bool) -> Result<Wanted, ReloadRejected> {
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.source.load()).await;
+        let loaded = match read {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(failed)) => {
+                self.seen = failed.fingerprint.clone();
+                return Err(failed.into());
+            }
+            Err(panicked) => {
+                let file = self.shared.source.path().display().to_string();
+                let message = format!("reading it failed: {panicked}; this is a bug in Rollcall");
+                return Err(ReloadRejected::Invalid(vec![Problem::of(file, "", message)]));
+            }
+        };
+        self.seen = loaded.fingerprint;
+        let (wanted, problems) = self.shared.wanted.load().with(loaded.config);
+        if !problems.is_empty() {
+            return Err(ReloadRejected::Invalid(problems));
+        }
+        let fixed = guard::restart(&self.shared.config.borrow(), &wanted.config);
+        if !fixed.is_empty() {
+            return Err(ReloadRejected::NeedsRestart(fixed));
+        }
+        match guard::mass_removal(&self.shared.fleet.topology(), &wanted, allow_mass_removal) {
+            Some(problem) => Err(ReloadRejected::MassRemoval(vec![problem])),
+            None => Ok(wanted),
+        }
+    }
+
+    /// Puts it in force, and tells of it. `None` when the fleet is gone.
+    async fn apply(&self, trigger: Trigger, wanted: Wanted, began: Instant) -> Option<Reloaded> {
+        let busy = self.shared.fleet.workers();
+        let applied = self.shared.fleet.apply(wanted.topology()).await.ok()?;
+        let config = wanted.config.clone();
+        self.shared.wanted.store(Arc::new(wanted));
+        let unchanged = applied.diff.is_empty();
+        let mut status = (*self.shared.status.load_full()).clone();
+        status.hash = config.hash.clone();
+        status.attempted(trigger, if unchanged { Outcome::Unchanged } else { Outcome::Applied }, &[]);
+        status.generation = applied.generation;
+        if !unchanged {
+            status.changed(&applied.diff, began.elapsed());
+            info!(
+                trigger = trigger.as_str(),
+                "{}",
+                describe(applied.generation, &applied.diff, Some(&busy.workers))
+            );
+        }
+        self.shared.status.store(Arc::new(status));
+        self.shared.config.send_if_modified(|now| {
+            let differs = **now != *config;
+            *now = config.clone();
+            differs
+        });
+        let changes = Arc::new(Changes::of(&applied.diff, Some(&busy.workers)));
+        Some(Reloaded {
+            generation: applied.generation,
+            diff: applied.diff,
+            changes,
+            warnings: Vec::new(),
+            unchanged,
+        })
+    }
+
+    /// Counts and logs a file that was not taken.
+    fn rejected(&self, trigger: Trigger, rejected: ReloadRejected) -> ReloadRejected {
+        let Some(outcome) = rejected.outcome() else { return rejected };
+        let problems = rejected.problems();
+        let mut status = (*self.shared.status.load_full()).clone();
+        status.attempted(trigger, outcome, problems);
+        let generation = status.generation;
+        self.shared.status.store(Arc::new(status));
+        error!(
+            trigger = trigger.as_str(),
+            outcome = outcome.as_str(),
+            problems = problems.len(),
+            "the topology was not taken; generation {generation} stays in force"
+        );
+        for problem in problems.iter().take(LOGGED_PROBLEMS) {
+            error!("{}", problem.headline());
+        }
+        rejected
+    }
+
+    async fn add(&self, spec: WorkerSpec) -> Result<Reloaded, AddRefused> {
+        let mut wanted = Wanted::clone(&self.shared.wanted.load());
+        let config = &wanted.config;
+        if config.topology.workers.contains_key(&spec.name) {
+            let line = config.lines.get(&spec.name).copied().unwrap_or(0);
+            return Err(AddRefused::NameTaken { by: Some((config.file.to_string(), line)) });
+        }
+        if wanted.added.contains_key(&spec.name) {
+            return Err(AddRefused::NameTaken { by: None });
+        }
+        let everyone = || config.topology.workers.values().chain(wanted.added.values());
+        if everyone().count() >= MAX_WORKERS {
+            return Err(AddRefused::TooMany);
+        }
+        if let Some(other) =
+            everyone().find(|other| spec.endpoint.is_some() && other.endpoint == spec.endpoint)
+        {
+            return Err(AddRefused::EndpointTaken { by: other.name.clone() });
+        }
+        let spec = WorkerSpec { origin: Origin::Api, ..spec };
+        wanted.added.insert(spec.name.clone(), Arc::new(spec));
+        self.apply(Trigger::Api, wanted, Instant::now()).await.ok_or(AddRefused::Stopped)
+    }
+
+    async fn remove(&self, name: &WorkerName) -> Result<Reloaded, RemoveRefused> {
+        let mut wanted = Wanted::clone(&self.shared.wanted.load());
+        let config = &wanted.config;
+        if config.topology.workers.contains_key(name) {
+            let line = config.lines.get(name).copied().unwrap_or(0);
+            return Err(RemoveRefused::InFile { file: config.file.to_string(), line });
+        }
+        if wanted.added.remove(name).is_none() {
+            return Err(RemoveRefused::NoSuchWorker);
+        }
+        self.apply(Trigger::Api, wanted, Instant::now()).await.ok_or(RemoveRefused::Stopped)
+    }
+}

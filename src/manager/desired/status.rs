@@ -1,0 +1,123 @@
+//! What the metrics and the API show of reloading: plain numbers, published after each attempt.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::config::{Problem, Trigger};
+use crate::fleet::{Change, Diff, Generation};
+
+/// Upper bounds of the buckets of `rollcall_config_apply_seconds` (FAST of the catalogue).
+pub const APPLY_BUCKETS: [f64; 16] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// How a reload ended; the words are label values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome {
+    /// A new generation is in force.
+    Applied,
+    /// The file says what is in force already.
+    Unchanged,
+    /// The file could not be read.
+    Unreadable,
+    /// The file is wrong, or would do what a reload must not.
+    Invalid,
+}
+
+impl Outcome {
+    /// Every outcome, in label order.
+    pub const ALL: [Self; 4] = [Self::Applied, Self::Unchanged, Self::Unreadable, Self::Invalid];
+
+    /// The word used in logs and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Unreadable => "unreadable",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// What the metrics show of reloading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReloadStatus {
+    /// Whether the last attempt was applied or unchanged.
+    pub last_successful: bool,
+    /// When an attempt last was.
+    pub last_success: SystemTime,
+    /// Attempts so far.
+    pub reloads: BTreeMap<(Trigger, Outcome), u64>,
+    /// The hash of the configuration in force.
+    pub hash: Arc<str>,
+    /// The generation in force.
+    pub generation: Generation,
+    /// Workers added so far.
+    pub added: u64,
+    /// Workers changed so far, renamed and moved ones included.
+    pub updated: u64,
+    /// Workers removed so far.
+    pub removed: u64,
+    /// How long changes took, from reading the file until the fleet had them.
+    pub apply: ApplyTimes,
+    /// What was wrong with the last attempt, if it failed.
+    pub problems: Arc<[Problem]>,
+}
+
+/// A histogram over [`APPLY_BUCKETS`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ApplyTimes {
+    /// Changes whose time is at most the bound of the same place (not cumulative), then the rest.
+    pub counts: [u64; APPLY_BUCKETS.len() + 1],
+    /// All times together, in seconds.
+    pub sum: f64,
+}
+
+impl ApplyTimes {
+    fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let at = APPLY_BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(APPLY_BUCKETS.len());
+        self.counts[at] += 1;
+        self.sum += seconds;
+    }
+}
+
+impl ReloadStatus {
+    /// Before the first attempt.
+    pub(super) fn new(hash: Arc<str>) -> Self {
+        Self {
+            last_successful: false,
+            last_success: SystemTime::UNIX_EPOCH,
+            reloads: BTreeMap::new(),
+            hash,
+            generation: Generation(0),
+            added: 0,
+            updated: 0,
+            removed: 0,
+            apply: ApplyTimes::default(),
+            problems: Arc::new([]),
+        }
+    }
+
+    /// Counts an attempt, and takes what was wrong with it.
+    pub(super) fn attempted(&mut self, trigger: Trigger, outcome: Outcome, problems: &[Problem]) {
+        *self.reloads.entry((trigger, outcome)).or_default() += 1;
+        self.last_successful = matches!(outcome, Outcome::Applied | Outcome::Unchanged);
+        if self.last_successful {
+            self.last_success = SystemTime::now();
+        }
+        self.problems = problems.into();
+    }
+
+    /// Counts what a generation changed.
+    pub(super) fn changed(&mut self, diff: &Diff, took: Duration) {
+        for change in diff.workers.values() {
+            match change {
+                Change::Added => self.added += 1,
+                Change::Renamed { .. } | Change::Updated { .. } | Change::Moved { .. } => self.updated += 1,
+                Change::Removed => self.removed += 1,
+            }
+        }
+        self.apply.observe(took);
+    }
+}
