@@ -1,0 +1,133 @@
+//! The two sides that are compared: a server and its worker each.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::load::{Order, Seen};
+use crate::process::{self, Process};
+use crate::worker::CAPABILITY;
+
+/// One server with its no-op worker.
+pub(crate) struct Side {
+    /// The server.
+    pub(crate) server: Process,
+    /// Where it listens.
+    pub(crate) address: String,
+    /// How long it took from its start until it was ready.
+    pub(crate) ready: Duration,
+    // Held for its end: a worker that is dropped is killed.
+    _worker: Process,
+}
+
+impl Side {
+    /// The bare proxy.
+    pub(crate) fn proxy() -> Result<Self, Failure> {
+        let (worker, port) = Process::role("worker", &[])?;
+        let address = process::free_address()?;
+        let began = Instant::now();
+        let mut server = Process::quiet_role("proxy", &[&address, &format!("127.0.0.1:{port}")])?;
+        let ready = server.ready(&address, began)?;
+        Ok(Self { server, address, ready, _worker: worker })
+    }
+
+    /// Rollcall with `workers` connections to one worker process.
+    pub(crate) fn rollcall(workers: usize) -> Result<Self, Failure> {
+        let (worker, port) = Process::role("worker", &[])?;
+        let address = process::free_address()?;
+        let entries: String = (1..=workers)
+            .map(|n| {
+                format!(
+                    "  - {{ name: noop-{n}, interface: websocket, endpoint: \"ws://127.0.0.1:{port}/{n}\", \
+                     capabilities: [{CAPABILITY}], slots: 256 }}\n"
+                )
+            })
+            .collect();
+        let config = write_config(&address, &entries)?;
+        let began = Instant::now();
+        let mut server = Process::rollcall(&config)?;
+        let ready = server.ready(&address, began)?;
+        let side = Self { server, address, ready, _worker: worker };
+        side.wait_for(workers)?;
+        Ok(side)
+    }
+
+    /// Waits until so many workers are ready.
+    fn wait_for(&self, workers: usize) -> Result<(), Failure> {
+        let wanted = format!("rollcall_workers{{pool=\"static\",state=\"ready\"}} {workers}\n");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(60) {
+            let (_, page) = process::get(&self.address, "/metrics")?;
+            if String::from_utf8_lossy(&page).contains(&wanted) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("{workers} workers did not become ready within a minute").into())
+    }
+
+    /// Puts one cell's load on the server: what the client saw, and the server's CPU time per task.
+    pub(crate) fn load(&self, cell: &Cell) -> Result<(Seen, f64), Failure> {
+        let order = Order {
+            address: self.address.clone(),
+            target: if cell.wait { "/v1/tasks?wait=30s" } else { "/v1/tasks" }.to_owned(),
+            body: body(),
+            status: if cell.wait { 200 } else { 202 },
+            concurrency: cell.concurrency,
+            measured: cell.measured,
+        };
+        let before = self.server.cpu()?;
+        let (_client, seen) = Process::role("load", &[&serde_json::to_string(&order)?])?;
+        let seen: Seen = serde_json::from_str(&seen)?;
+        if !cell.wait {
+            self.drained()?;
+        }
+        let used = self.server.cpu()?.saturating_sub(before);
+        let per_task = used.as_secs_f64() * 1e6 / seen.answers_in_all as f64;
+        Ok((seen, per_task))
+    }
+
+    /// Waits until every task that was accepted before has ended: one that waits behind them has.
+    fn drained(&self) -> Result<(), Failure> {
+        let order = Order {
+            address: self.address.clone(),
+            target: "/v1/tasks?wait=30s".to_owned(),
+            body: body(),
+            status: 200,
+            concurrency: 1,
+            measured: Duration::from_millis(1),
+        };
+        Process::role("load", &[&serde_json::to_string(&order)?]).map(drop)
+    }
+}
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cell {
+    /// Whether callers wait for the task's end (else for its acceptance).
+    pub(crate) wait: bool,
+    /// How many callers.
+    pub(crate) concurrency: usize,
+    /// For how long.
+    pub(crate) measured: Duration,
+}
+
+/// A small task: about 90 bytes.
+fn body() -> String {
+    format!(
+        r#"{{"capability":"{CAPABILITY}","input":{{"text":"small things are many, here is one of them"}}}}"#
+    )
+}
+
+/// Writes a topology into a scratch folder of its own.
+pub(crate) fn write_config(address: &str, entries: &str) -> Result<PathBuf, Failure> {
+    let port = address.rsplit_once(':').map_or("0", |(_, port)| port);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("config.yaml");
+    std::fs::write(
+        &path,
+        format!("server: {{ listen: {address} }}\nstore: {{ kind: memory }}\nworkers:\n{entries}"),
+    )?;
+    Ok(path)
+}
