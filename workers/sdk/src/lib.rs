@@ -22,9 +22,13 @@
 mod capability;
 mod dial;
 mod hub;
+mod ledger;
 mod lifeline;
+mod link;
 mod options;
+mod run;
 mod serve;
+mod socket;
 mod task;
 mod text;
 mod token;

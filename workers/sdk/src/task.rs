@@ -115,8 +115,7 @@ impl TaskContext {
 
     /// Tells the handler to stop. The first reason stays.
     pub(crate) fn cancel(&self, reason: CancelReason) {
-        // A second cancel changes nothing.
-        drop(self.0.reason.set(reason));
+        self.0.reason.get_or_init(|| reason);
         self.0.stop.cancel();
     }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
-use crate::{Capability, ConnectOptions, Handler, ServeOptions};
+use crate::{Capability, ConnectOptions, Handler, ServeOptions, Task, TaskContext, TaskEnd};
 
 /// The environment's name for the worker's name, which a server sets for those that it launches.
 pub const WORKER_NAME: &str = "ROLLCALL_WORKER_NAME";
@@ -32,6 +32,7 @@ pub struct WorkerBuilder {
     pub(crate) max_message: usize,
     pub(crate) stop_grace: Duration,
     pub(crate) shutdown_grace: Duration,
+    pub(crate) lifeline: CancellationToken,
 }
 
 impl Worker {
@@ -50,6 +51,7 @@ impl Worker {
             max_message: (1 << 20) + rollcall_protocol::ENVELOPE_BYTES,
             stop_grace: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(30),
+            lifeline: CancellationToken::new(),
         }
     }
 
@@ -132,8 +134,18 @@ impl WorkerBuilder {
         self
     }
 
-    /// Offers a capability and the code behind it. Of two that cover a task, the first runs it.
-    pub fn capability(mut self, capability: Capability, handler: impl Handler) -> Self {
+    /// Offers a capability and the `async` closure behind it. Of two that cover a task, the first
+    /// runs it.
+    pub fn capability<F, Fut>(self, capability: Capability, handler: F) -> Self
+    where
+        F: Fn(Task, TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = TaskEnd> + Send + 'static,
+    {
+        self.handler(capability, handler)
+    }
+
+    /// The same for a [`Handler`] that is a type of its own.
+    pub fn handler(mut self, capability: Capability, handler: impl Handler) -> Self {
         self.offers.push((capability, Arc::new(handler)));
         self
     }
@@ -154,6 +166,13 @@ impl WorkerBuilder {
     /// How long running tasks may go on after the worker was told to stop. Default 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = grace;
+        self
+    }
+
+    /// Ties the worker to its server's life (see [`lifeline`](crate::lifeline())): when the token is
+    /// cancelled, every task is told to stop at once, and `serve` or `connect` returns.
+    pub fn lifeline(mut self, cut: CancellationToken) -> Self {
+        self.lifeline = cut;
         self
     }
 

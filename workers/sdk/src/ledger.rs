@@ -1,0 +1,285 @@
+//! What a worker holds and has yet to say: running attempts, results that are not acknowledged, and
+//! the frames that wait for the link. Plain state with bounds and no I/O; `hub.rs` owns it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use rollcall_protocol::{AttemptRef, HeldAttempt, HeldPhase, Registered};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::{CancelReason, TaskContext};
+
+/// Unacknowledged results at most, in bytes; beyond, the oldest is given up.
+const MAX_UNACKNOWLEDGED: usize = 64 << 20;
+
+/// Live output and progress that waits for the link at most, in bytes; beyond, pieces are left out.
+const MAX_OUTPUT: usize = 1 << 20;
+
+/// Attempts remembered after their end, so that none is started twice.
+const MAX_FORGOTTEN: usize = 4_096;
+
+/// Tasks at once of a worker that does not bound itself: the most that a server's configuration allows.
+const MAX_SLOTS: usize = 1_024;
+
+/// Where the connection is in its life.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Link {
+    /// There is none.
+    #[default]
+    Down,
+    /// `register` was sent.
+    Registering,
+    /// `registered` came, with this number.
+    Up(u64),
+}
+
+/// An attempt that the worker answers for.
+#[derive(Debug)]
+enum Held {
+    /// Its handler runs. One that the server dropped is on its way out, and only takes its slot.
+    Running { context: TaskContext, dropped: bool },
+    /// It has ended; the frame is kept until it is acknowledged.
+    Done { frame: Utf8Bytes },
+}
+
+/// A frame that waits for the link.
+#[derive(Debug)]
+enum Outgoing {
+    Frame(Utf8Bytes),
+    /// Counts against `MAX_OUTPUT`.
+    Output(Utf8Bytes),
+    /// The result of an attempt, unless it is forgotten by then.
+    Result(AttemptRef),
+}
+
+/// What to do with an `execute`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Start it.
+    Start,
+    /// Say `rejected`, and why.
+    Reject(&'static str),
+    /// It is not meant for this connection, or was started before.
+    Ignore,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    link: Link,
+    leaving: bool,
+    held: HashMap<AttemptRef, Held>,
+    running: usize,
+    done: VecDeque<AttemptRef>,
+    done_bytes: usize,
+    forgotten: HashSet<AttemptRef>,
+    forgotten_order: VecDeque<AttemptRef>,
+    outbox: VecDeque<Outgoing>,
+    output_bytes: usize,
+    store_id: Option<String>,
+}
+
+impl Ledger {
+    /// A connection is made: what `register` says of attempts, and the store last served.
+    pub(crate) fn begin_link(&mut self) -> (Vec<HeldAttempt>, Option<String>) {
+        self.link = Link::Registering;
+        // Results are listed in `register` and sent again when asked for; other frames belong to
+        // the old connection. Output goes on: the server drops what it does not want.
+        self.outbox.retain(|frame| matches!(frame, Outgoing::Output(_)));
+        let phase = |held: &Held| match held {
+            Held::Running { dropped: true, .. } => None,
+            Held::Running { .. } => Some(HeldPhase::Running),
+            Held::Done { .. } => Some(HeldPhase::Done),
+        };
+        let attempts = self.held.iter().filter_map(|(key, held)| {
+            phase(held).map(|phase| HeldAttempt { task: key.task.clone(), epoch: key.epoch, phase })
+        });
+        (attempts.collect(), self.store_id.clone())
+    }
+
+    /// The server answered `register`: returns the attempts to stop.
+    pub(crate) fn registered(&mut self, answer: &Registered) -> Vec<TaskContext> {
+        self.link = Link::Up(answer.connection);
+        self.store_id = Some(answer.store_id.clone());
+        let mut stop = Vec::new();
+        for key in &answer.drop {
+            match self.held.get_mut(key) {
+                Some(Held::Running { context, dropped }) => {
+                    *dropped = true;
+                    stop.push(context.clone());
+                }
+                Some(Held::Done { .. }) => self.forget(key),
+                None => {}
+            }
+        }
+        for key in &answer.resend {
+            let queued = |item: &Outgoing| matches!(item, Outgoing::Result(other) if other == key);
+            if matches!(self.held.get(key), Some(Held::Done { .. })) && !self.outbox.iter().any(queued) {
+                self.outbox.push_back(Outgoing::Result(key.clone()));
+            }
+        }
+        stop
+    }
+
+    /// The connection is gone.
+    pub(crate) fn end_link(&mut self) {
+        self.link = Link::Down;
+    }
+
+    /// Whether `registered` has come.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up(_))
+    }
+
+    /// Judges an `execute`. Its `connection` must be the current one: a frame that was still
+    /// buffered from an old one would start work that `register` did not list.
+    pub(crate) fn judge(&self, key: &AttemptRef, connection: u64, slots: Option<u32>) -> Verdict {
+        let slots = slots.map_or(MAX_SLOTS, |slots| usize::try_from(slots).unwrap_or(MAX_SLOTS));
+        if self.link != Link::Up(connection) || self.held.contains_key(key) || self.forgotten.contains(key) {
+            Verdict::Ignore
+        } else if self.leaving {
+            Verdict::Reject("the worker is stopping")
+        } else if self.running >= slots {
+            Verdict::Reject("no free slot")
+        } else {
+            Verdict::Start
+        }
+    }
+
+    /// An attempt takes its slot; `accepted` goes out.
+    pub(crate) fn start(&mut self, context: TaskContext, accepted: Utf8Bytes) {
+        self.running += 1;
+        self.held.insert(context.0.key.clone(), Held::Running { context, dropped: false });
+        self.outbox.push_back(Outgoing::Frame(accepted));
+    }
+
+    /// A handler has ended: its slot is free, its result goes out and is kept. Returns the attempts
+    /// whose results were given up for it.
+    pub(crate) fn finish(&mut self, key: &AttemptRef, frame: Utf8Bytes) -> Vec<AttemptRef> {
+        self.running -= 1;
+        if matches!(self.held.get(key), Some(Held::Running { dropped: true, .. })) {
+            self.forget(key);
+            return Vec::new();
+        }
+        self.keep(key, frame)
+    }
+
+    /// A cancel came: the context to stop, if the attempt runs. One that never came here is answered
+    /// with `frame`, so that every cancel has its one result; one that has ended has had its.
+    pub(crate) fn cancel(&mut self, key: &AttemptRef, unknown: Utf8Bytes) -> Option<TaskContext> {
+        match self.held.get(key) {
+            Some(Held::Running { context, .. }) => return Some(context.clone()),
+            Some(Held::Done { .. }) => {}
+            None if self.forgotten.contains(key) => {}
+            None => drop(self.keep(key, unknown)),
+        }
+        None
+    }
+
+    /// A result is acknowledged.
+    pub(crate) fn acknowledged(&mut self, key: &AttemptRef) {
+        if matches!(self.held.get(key), Some(Held::Done { .. })) {
+            self.forget(key);
+        }
+    }
+
+    /// Queues a frame for the current connection.
+    pub(crate) fn say(&mut self, frame: Utf8Bytes) {
+        if self.link != Link::Down {
+            self.outbox.push_back(Outgoing::Frame(frame));
+        }
+    }
+
+    /// Queues live output or progress of a running attempt, where there is room.
+    pub(crate) fn output(&mut self, key: &AttemptRef, frame: Utf8Bytes) {
+        let wanted = matches!(self.held.get(key), Some(Held::Running { dropped: false, .. }));
+        if wanted && self.output_bytes + frame.len() <= MAX_OUTPUT {
+            self.output_bytes += frame.len();
+            self.outbox.push_back(Outgoing::Output(frame));
+        }
+    }
+
+    /// The next frame for the link. Nothing before `registered`.
+    pub(crate) fn pop(&mut self) -> Option<Utf8Bytes> {
+        while self.is_up() {
+            match self.outbox.pop_front()? {
+                Outgoing::Frame(frame) => return Some(frame),
+                Outgoing::Output(frame) => {
+                    self.output_bytes -= frame.len();
+                    return Some(frame);
+                }
+                Outgoing::Result(key) => {
+                    if let Some(Held::Done { frame }) = self.held.get(&key) {
+                        return Some(frame.clone());
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The attempts that a heartbeat lists: those that run and those not yet acknowledged.
+    pub(crate) fn listed(&self) -> Vec<AttemptRef> {
+        let listed = |held: &Held| !matches!(held, Held::Running { dropped: true, .. });
+        self.held.iter().filter(|(_, held)| listed(held)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Takes nothing new from now on.
+    pub(crate) fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Whether the worker takes nothing new.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// How many handlers run.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Whether all results are acknowledged, or no server is there to do so.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.done.is_empty() || !self.is_up()
+    }
+
+    /// Tells every handler to stop.
+    pub(crate) fn stop_all(&self, reason: CancelReason) {
+        for held in self.held.values() {
+            if let Held::Running { context, .. } = held {
+                context.cancel(reason);
+            }
+        }
+    }
+
+    fn keep(&mut self, key: &AttemptRef, frame: Utf8Bytes) -> Vec<AttemptRef> {
+        self.done_bytes += frame.len();
+        self.done.push_back(key.clone());
+        self.held.insert(key.clone(), Held::Done { frame });
+        if self.link != Link::Down {
+            self.outbox.push_back(Outgoing::Result(key.clone()));
+        }
+        let mut given_up = Vec::new();
+        while self.done_bytes > MAX_UNACKNOWLEDGED && self.done.len() > 1 {
+            let Some(oldest) = self.done.front().cloned() else { break };
+            self.forget(&oldest);
+            given_up.push(oldest);
+        }
+        given_up
+    }
+
+    fn forget(&mut self, key: &AttemptRef) {
+        if let Some(Held::Done { frame }) = self.held.remove(key) {
+            self.done_bytes -= frame.len();
+            self.done.retain(|other| other != key);
+        }
+        if self.forgotten.insert(key.clone()) {
+            self.forgotten_order.push_back(key.clone());
+        }
+        if self.forgotten_order.len() > MAX_FORGOTTEN
+            && let Some(oldest) = self.forgotten_order.pop_front()
+        {
+            self.forgotten.remove(&oldest);
+        }
+    }
+}

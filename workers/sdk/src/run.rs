@@ -1,0 +1,80 @@
+//! One handler's run: its time limit, its cancels and its panics.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rollcall_protocol::{Fault, Status};
+use tracing::error;
+
+use crate::task::{self, TaskContext, TaskEnd};
+use crate::{CancelReason, Handler, Task};
+
+/// Runs a task to its end. Whatever the handler does, there is one within its time limit and a grace.
+/// `again`: the capability is idempotent, so what this worker spoilt may be tried again.
+pub(crate) async fn supervise(
+    handler: Arc<dyn Handler>,
+    task: Task,
+    context: &TaskContext,
+    grace: Duration,
+    again: bool,
+) -> TaskEnd {
+    let limit = task.deadline;
+    // Inside `async`, so that a panic before the handler's first `.await` is caught too.
+    let work = AssertUnwindSafe(async { handler.run(task, context.clone()).await }).catch_unwind();
+    let mut work = pin!(work);
+    let finished =
+        |end: Result<TaskEnd, Box<dyn Any + Send>>| end.unwrap_or_else(|_| panicked(context, again));
+    let reason = tokio::select! {
+        biased;
+        end = &mut work => return finished(end),
+        reason = context.cancelled() => reason,
+        () = tokio::time::sleep(limit) => {
+            context.cancel(CancelReason::Timeout);
+            // A cancel may have come in the same moment; the first reason stays.
+            context.cancel_reason().unwrap_or(CancelReason::Timeout)
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        end = &mut work => Some(finished(end)),
+        () = tokio::time::sleep(grace) => None,
+    };
+    stopped(end, reason, again)
+}
+
+/// The end of a handler that was told to stop; `None` when it did not and was dropped.
+fn stopped(end: Option<TaskEnd>, reason: CancelReason, again: bool) -> TaskEnd {
+    let heard = end.as_ref().is_none_or(|end| end.status == Status::Cancelled);
+    let (output, usage) = match end {
+        // It had finished, or has its own word about what went wrong.
+        Some(end) if end.status == Status::Succeeded => return end,
+        Some(end) if !heard && reason != CancelReason::Shutdown => return end,
+        Some(end) => (end.output, end.usage),
+        None => (None, None),
+    };
+    let instead = match reason {
+        CancelReason::Timeout => TaskEnd::timed_out(),
+        CancelReason::Shutdown => {
+            let mut error = task::error("worker_shutdown", "the worker was stopped", Fault::Worker);
+            error.retryable = again;
+            TaskEnd::failed(error)
+        }
+        CancelReason::Cancelled
+        | CancelReason::Superseded
+        | CancelReason::Dropped
+        | CancelReason::Removed => TaskEnd::cancelled(),
+    };
+    TaskEnd { output, usage, ..instead }
+}
+
+fn panicked(context: &TaskContext, again: bool) -> TaskEnd {
+    let key = &context.0.key;
+    error!(task = key.task, epoch = key.epoch, "a handler panicked; this is a bug in the worker");
+    let mut error = task::error("panic", "the worker's code panicked", Fault::Worker);
+    error.retryable = again;
+    TaskEnd::failed(error)
+}
