@@ -24,7 +24,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgrp};
+use nix::unistd::{Pid, getpgrp, getpid, setpgid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -77,6 +77,13 @@ enum Happened {
 async fn watch(command: &[OsString], grace: Duration) -> io::Result<u8> {
     // Handlers first: a signal that comes while the program starts must find them.
     let mut happened = listen()?;
+    // A group of its own, also where a person started it: it signals the whole group. The leader
+    // of a session, which cannot be moved, has one.
+    if let Err(error) = setpgid(Pid::from_raw(0), Pid::from_raw(0))
+        && getpgrp() != getpid()
+    {
+        return Err(error.into());
+    }
     prctl::set_child_subreaper(true)?;
     // What `ps` shows, where the binary is called by another name.
     prctl::set_name(c"rollcall-shim")?;
