@@ -9,16 +9,203 @@
     clippy::wildcard_enum_match_arm
 )]
 
+mod attempts;
+mod balancer;
+mod check;
+mod gates;
+mod health;
 mod ids;
+mod lifecycle;
+mod links;
+mod placement;
+mod queue;
+mod recovery;
+mod registry;
+mod show;
+mod slab;
+mod steer;
 mod task;
+#[cfg(test)]
+mod tests;
 mod time;
+mod timers;
 mod topology;
 mod view;
 mod words;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+pub use check::Violation;
 pub use ids::*;
 pub use task::*;
 pub use time::*;
 pub use topology::*;
 pub use view::*;
 pub use words::*;
+
+use balancer::LoadBalancer;
+use gates::Gates;
+use lifecycle::{Finished, Task};
+use registry::WorkerRegistry;
+use show::Tally;
+use slab::{Slab, TaskIx};
+use timers::{Timer, Timers};
+
+/// Longer than this away from its inputs, and the core forgives every worker the gap: it was the
+/// server that was silent.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// The fleet: all that the server knows of tasks and workers. See the module.
+#[derive(Debug)]
+pub struct Fleet {
+    now: Now,
+    /// When it was last told anything.
+    seen: Mono,
+    term: Term,
+    /// The last epoch issued.
+    epoch: Epoch,
+    rng: SmallRng,
+    store: StoreId,
+    topology: Arc<Topology>,
+    settings: Arc<Settings>,
+    tasks: Slab<TaskIx, Task>,
+    by_id: BTreeMap<TaskId, TaskIx>,
+    finished: Finished,
+    keys: BTreeMap<(Tenant, u128), KeyRow>,
+    keys_in_order: VecDeque<(Wall, Tenant, u128)>,
+    registry: WorkerRegistry,
+    balancer: LoadBalancer,
+    /// Fairness keys that wait somewhere.
+    waiting_keys: usize,
+    /// The next ticket of the queue.
+    ticket: u64,
+    timers: Timers,
+    gates: Gates,
+    tally: Tally,
+    /// Bytes of the inputs of tasks that are not final.
+    bytes: u64,
+    store_failed: bool,
+    quiescing: bool,
+    out: Vec<Effect>,
+}
+
+/// What an idempotency key names.
+#[derive(Debug, Clone)]
+struct KeyRow {
+    task: TaskId,
+    body: u128,
+}
+
+impl Fleet {
+    /// An empty fleet in the first term of an empty store. Its topology comes as [`Event::Desired`].
+    pub fn new(term: Term, seed: u64, store: StoreId) -> Self {
+        let settings = Arc::new(Settings::default());
+        Self {
+            now: Now::default(),
+            seen: Mono(0),
+            term,
+            epoch: Epoch::first_of(term),
+            rng: SmallRng::seed_from_u64(seed),
+            store,
+            topology: Arc::new(Topology::default()),
+            settings,
+            tasks: Slab::default(),
+            by_id: BTreeMap::new(),
+            finished: Finished::default(),
+            keys: BTreeMap::new(),
+            keys_in_order: VecDeque::new(),
+            registry: WorkerRegistry::default(),
+            balancer: LoadBalancer::default(),
+            waiting_keys: 0,
+            ticket: 0,
+            timers: Timers::default(),
+            gates: Gates::default(),
+            tally: Tally::default(),
+            bytes: 0,
+            store_failed: false,
+            quiescing: false,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one event and appends what is to be done to `effects`. Never fails, never waits.
+    pub fn handle(&mut self, now: Now, event: Event, effects: &mut Vec<Effect>) {
+        self.advance(now);
+        std::mem::swap(&mut self.out, effects);
+        match event {
+            Event::Submit(submission) => self.submit(*submission),
+            Event::Promote(task, request) => self.promote(task, request),
+            Event::Abandoned(task) => self.abandoned(task),
+            Event::Cancel(task, request) => self.cancel(task, request),
+            Event::Operator(word, request) => self.operator(word, request),
+            Event::Desired(topology) => self.desired(topology),
+            Event::LinkUp(conn, registration) => self.link_up(conn, *registration),
+            Event::DialFailed(worker, outcome, detail) => self.dial_failed(&worker, outcome, detail),
+            Event::Report(conn, report) => self.report(conn, report),
+            Event::LinkDown(conn, why) => self.link_down(conn, why),
+            Event::ProcessGone(worker) => self.process_gone(&worker),
+            Event::Durable { up_to } => self.durable(up_to),
+            Event::StoreFailed(failed) => self.store_failed = failed,
+            Event::Quiesce => self.quiesce(),
+            Event::Farewell => self.farewell(),
+            Event::Wake => self.wake(),
+        }
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    /// When [`Event::Wake`] is due next.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.timers.first()
+    }
+
+    /// Time never runs backwards here, and a gap in which the core was told nothing although a timer
+    /// was due is the server's own silence: it counts against nobody's liveness or lease.
+    fn advance(&mut self, now: Now) {
+        let mono = now.mono.max(self.now.mono);
+        self.now = Now { mono, wall: now.wall };
+        if let Some(due) = self.timers.first() {
+            let away = mono.since(self.seen.max(due));
+            if away > AWAY {
+                self.forgive(away);
+            }
+        }
+        self.seen = mono;
+    }
+
+    /// Carries out every timer that is due.
+    fn wake(&mut self) {
+        while let Some((_, timer)) = self.timers.pop(self.now.mono) {
+            match timer {
+                Timer::QueueTimeout(task) => self.queue_timeout(task),
+                Timer::NotBefore(task) => self.not_before(task),
+                Timer::Deadline(task) => self.deadline(task),
+                Timer::Limit(task) => self.limit(task),
+                Timer::Recovery(task) => self.recovery_over(task),
+                Timer::Worker(worker, what) => self.worker_timer(worker, what),
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        self.out.push(effect);
+    }
+
+    fn note(&mut self, note: Note) {
+        self.out.push(Effect::Note(note));
+    }
+
+    /// A draw from 0 to 999.
+    fn draw(&mut self) -> u32 {
+        self.rng.random_range(0..1000)
+    }
+
+    fn next_epoch(&mut self) -> Epoch {
+        self.epoch.0 += 1;
+        self.epoch
+    }
+}

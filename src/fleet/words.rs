@@ -489,6 +489,8 @@ pub enum Answer {
     Accepted(Arc<TaskRecord>),
     /// The key names this task already.
     Replayed(Arc<TaskRecord>),
+    /// The key names this task already, and only the archive still has it.
+    ReplayedFromArchive(TaskId),
     /// The task after a cancel: `cancelling`, or final.
     Cancel(Arc<TaskRecord>),
     /// The person's word was taken.

@@ -178,11 +178,16 @@ impl Manager {
     /// [`CallError::Refused`] with the reason, [`CallError::Stopped`] when the server is gone.
     pub async fn submit(&self, ask: Ask) -> Result<Submitted, CallError> {
         let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
+        let tenant = ask.tenant.clone();
         let submission = self.submission(ask, keep)?;
         let request = submission.request;
         match self.ask(request, Event::Submit(submission)).await? {
             Answer::Accepted(record) => Ok(Submitted::Accepted(record)),
             Answer::Replayed(record) => Ok(Submitted::Replayed(record)),
+            Answer::ReplayedFromArchive(task) => {
+                let record = self.0.archive.task(&tenant, task);
+                record.map(Submitted::Replayed).ok_or(CallError::Refused(Refusal::NoSuchTask))
+            }
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Cancel(_) | Answer::Done => Err(CallError::Stopped),
         }
@@ -235,7 +240,7 @@ impl Manager {
                         })
                     }
                     Answer::Refused(refusal) => Err(refusal.into()),
-                    Answer::Done => Err(CallError::Stopped),
+                    Answer::Done | Answer::ReplayedFromArchive(_) => Err(CallError::Stopped),
                 }
             }
         }
@@ -294,7 +299,7 @@ impl Manager {
             Answer::Cancel(record) | Answer::Accepted(record) | Answer::Replayed(record) => Ok(record),
             // It became final in between, and only the archive has it now.
             Answer::Refused(_) => self.task(tenant, task).await,
-            Answer::Done => Err(CallError::Stopped),
+            Answer::Done | Answer::ReplayedFromArchive(_) => Err(CallError::Stopped),
         }
     }
 
@@ -316,7 +321,11 @@ impl Manager {
         let request = self.request();
         match self.ask(request, Event::Operator(word, request)).await? {
             Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Done | Answer::Accepted(_) | Answer::Replayed(_) | Answer::Cancel(_) => Ok(()),
+            Answer::Done
+            | Answer::Accepted(_)
+            | Answer::Replayed(_)
+            | Answer::ReplayedFromArchive(_)
+            | Answer::Cancel(_) => Ok(()),
         }
     }
 

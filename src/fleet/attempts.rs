@@ -1,0 +1,569 @@
+//! An attempt's life: handed over, begun, ended, lost, stopped. Every report is compared with the
+//! largest epoch issued for its task; what is older is fenced off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ids::*;
+use super::lifecycle::{Live, Phase};
+use super::registry::MAX_STUCK;
+use super::slab::{TaskIx, WorkerIx};
+use super::task::*;
+use super::timers::Timer;
+use super::words::*;
+use super::{Fleet, Note};
+
+/// A worker ends an attempt that has used up its time by itself; the server steps in only when it
+/// has not done so by this much later.
+const LIMIT_SLACK: Duration = Duration::from_secs(1);
+
+/// Workers that may die with a task before it counts as poison.
+const MAX_DEATHS: u32 = 2;
+
+/// Attempts given back uncharged before they begin to count: a worker that refuses for ever must
+/// not hold a task for ever.
+const MAX_RETURNS: u32 = 100;
+
+impl Fleet {
+    /// Hands an eligible task (out of its queue already) to a worker.
+    pub(super) fn assign(&mut self, ix: TaskIx, worker: WorkerIx) {
+        let epoch = self.next_epoch();
+        let until_deadline = self.until_deadline(ix);
+        let now = self.now;
+        let subject = &mut self.registry.workers[worker];
+        let (Some(up), Some(registered)) = (subject.up(), subject.registered.as_ref()) else { return };
+        let conn = up.conn;
+        let instance = registered.instance.clone();
+        let name = subject.name.clone();
+        let task = &mut self.tasks[ix];
+        let wait = match &task.phase {
+            Phase::Waiting(waiting) => now.mono.since(waiting.since),
+            Phase::Held
+            | Phase::Recovering(_)
+            | Phase::Assigned(_)
+            | Phase::Running(_)
+            | Phase::Cancelling(_)
+            | Phase::Between => Duration::ZERO,
+        };
+        let mut limit = subject.spec.timeout.min(task.spec.execution_timeout.unwrap_or(Duration::MAX));
+        if let Some(left) = until_deadline {
+            limit = limit.min(left.max(Duration::from_millis(1)));
+        }
+        let idempotent = subject.offer(&task.spec.capability).is_some_and(|offer| offer.idempotent);
+        subject.holds.insert(ix);
+        let number = u32::try_from(task.attempts.len() + 1).unwrap_or(u32::MAX);
+        task.attempts.push(AttemptRecord {
+            number,
+            epoch,
+            worker: name,
+            instance,
+            outcome: None,
+            error: None,
+            assigned_at: now.wall,
+            started_at: None,
+            finished_at: None,
+        });
+        task.assigned_at.get_or_insert(now.wall);
+        let (id, spec) = (task.id, Arc::clone(&task.spec));
+        let timer = Some(self.timers.set(now.mono + limit + LIMIT_SLACK, Timer::Limit(ix)));
+        let live = Live {
+            worker,
+            epoch,
+            assigned: now.mono,
+            started: None,
+            timer,
+            missing: 0,
+            idempotent,
+            overdue: false,
+        };
+        self.set_phase(ix, Phase::Assigned(live));
+        self.effect(Effect::Gate(id, epoch, Door::Open(conn)));
+        let capability = spec.capability.clone();
+        let assignment = Assignment { task: id, epoch, number, spec, limit };
+        self.effect(Effect::Order(conn, Order::Execute(Box::new(assignment))));
+        self.publish(ix, TaskState::Assigned, None);
+        self.note(Note::Assigned { capability, wait });
+        if self.tasks[ix].keep != Keep::Passing {
+            self.write(ix);
+        }
+        self.relist(worker);
+    }
+
+    /// The worker says that it began.
+    pub(super) fn accepted(&mut self, worker: WorkerIx, id: TaskId, epoch: Epoch) {
+        let Some(ix) = self.held_by(worker, id, epoch) else { return };
+        let now = self.now;
+        let task = &mut self.tasks[ix];
+        let Some(live) = task.phase.live_mut() else { return };
+        live.missing = 0;
+        if live.started.is_some() {
+            return;
+        }
+        live.started = Some(now.mono);
+        let ack = now.mono.since(live.assigned);
+        task.started_at.get_or_insert(now.wall);
+        if let Some(attempt) = task.attempts.last_mut() {
+            attempt.started_at = Some(now.wall);
+        }
+        let pool = self.registry.workers[worker].spec.pool.clone();
+        self.note(Note::Started { pool, ack });
+        if let Phase::Assigned(_) = &self.tasks[ix].phase {
+            if let Phase::Assigned(live) = self.set_phase(ix, Phase::Between) {
+                self.set_phase(ix, Phase::Running(live));
+            }
+            self.publish(ix, TaskState::Running, None);
+        }
+    }
+
+    /// The worker did not take it: offered again, uncharged, unless nothing else can help.
+    pub(super) fn rejected(
+        &mut self,
+        worker: WorkerIx,
+        id: TaskId,
+        epoch: Epoch,
+        reason: &Arc<str>,
+        retryable: bool,
+    ) {
+        let freed = self.registry.workers[worker].stuck.remove(&(id, epoch));
+        if let Some(ix) = self.held_by(worker, id, epoch) {
+            let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
+            self.close_attempt(ix, AttemptOutcome::Rejected, Some("rejected"));
+            if cancelling {
+                self.cancelled(ix);
+            } else if retryable {
+                self.give_back(ix, AttemptOutcome::Rejected, "rejected");
+            } else {
+                let message = format!("the worker refused it: {reason}");
+                self.tasks[ix].error = Some(TaskError {
+                    code: "rejected".into(),
+                    message: message.into(),
+                    retryable: false,
+                    fault: Fault::Caller,
+                    side_effects: SideEffects::None,
+                    details: None,
+                });
+                self.finish(ix, TaskState::Failed, Fault::Caller, false, Some(epoch));
+            }
+            self.refresh(worker);
+        } else if freed {
+            self.refresh(worker);
+        }
+    }
+
+    /// A result arrives: recorded if it is of the newest attempt of a live task, else fenced off.
+    pub(super) fn result(&mut self, worker: WorkerIx, conn: ConnId, report: ResultReport) {
+        let (id, epoch) = (report.task, report.epoch);
+        let freed = self.registry.workers[worker].stuck.remove(&(id, epoch));
+        match self.judge(worker, id, epoch) {
+            Ok(ix) => {
+                let keep = self.tasks[ix].keep;
+                let seq = self.conclude(ix, worker, report);
+                self.show(keep, seq, Effect::Order(conn, Order::Ack { task: id, epoch, discarded: None }));
+                self.refresh(worker);
+            }
+            Err(reason) => {
+                let name = self.registry.workers[worker].name.clone();
+                self.note(Note::Discarded { task: id, worker: name, reason });
+                let ack = Effect::Order(conn, Order::Ack { task: id, epoch, discarded: Some(reason) });
+                // What it repeats must be durable before the worker may forget it.
+                match self.finished.tasks.get(&id).map(|ended| (ended.record.keep, ended.seq)) {
+                    Some((keep, seq)) => self.show(keep, seq, ack),
+                    None => self.effect(ack),
+                }
+                if freed {
+                    self.refresh(worker);
+                }
+            }
+        }
+    }
+
+    /// Whether a result of this attempt may be recorded, and for which task.
+    fn judge(&self, worker: WorkerIx, id: TaskId, epoch: Epoch) -> Result<TaskIx, Discard> {
+        let Some(ix) = self.by_id.get(&id).copied() else {
+            return Err(match self.finished.tasks.get(&id) {
+                None => Discard::UnknownTask,
+                Some(ended) if ended.recorded == Some(epoch) => Discard::Duplicate,
+                Some(ended) if ended.record.attempts.last().is_some_and(|last| last.epoch > epoch) => {
+                    Discard::StaleEpoch
+                }
+                Some(_) => Discard::AfterTerminal,
+            });
+        };
+        let task = &self.tasks[ix];
+        match task.newest() {
+            Some(newest) if newest == epoch => {}
+            Some(newest) if newest > epoch => return Err(Discard::StaleEpoch),
+            Some(_) | None => return Err(Discard::UnknownTask),
+        }
+        match task.phase.live() {
+            // Only the worker that has it may end it.
+            Some(live) if live.worker != worker => Err(Discard::UnknownTask),
+            Some(_) => Ok(ix),
+            None => {
+                let name = &self.registry.workers[worker].name;
+                let was_its = task.attempts.last().is_some_and(|attempt| attempt.worker == *name);
+                if was_its { Ok(ix) } else { Err(Discard::UnknownTask) }
+            }
+        }
+    }
+
+    /// Records a result: the task is final, or tried again.
+    fn conclude(&mut self, ix: TaskIx, worker: WorkerIx, report: ResultReport) -> Seq {
+        let ResultReport { epoch, status, output, error, usage, .. } = report;
+        let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
+        let overdue = self.tasks[ix].phase.live().is_some_and(|live| live.overdue);
+        let idempotent = self.tasks[ix].phase.live().is_some_and(|live| live.idempotent);
+        // Stopped because its time was up: that is what is recorded, whatever the worker calls it.
+        let status =
+            if status == AttemptOutcome::Cancelled && overdue { AttemptOutcome::TimedOut } else { status };
+        let code = error.as_ref().map(|error| error.code.clone());
+        self.adopt_result(ix);
+        self.close_attempt(ix, status, code.as_deref());
+        let task = &mut self.tasks[ix];
+        task.started_at.get_or_insert(self.now.wall);
+        task.output = output;
+        task.usage = usage;
+        task.error = error;
+        let settings = Arc::clone(&self.settings);
+        match status {
+            AttemptOutcome::Succeeded => {
+                self.tasks[ix].error = None;
+                self.registry.workers[worker].failures.success(self.now.mono, &settings);
+                self.finish(ix, TaskState::Succeeded, Fault::None, false, Some(epoch))
+            }
+            AttemptOutcome::Failed => {
+                let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
+                    code: "failed".into(),
+                    message: "the worker reported a failure and no reason".into(),
+                    retryable: false,
+                    fault: Fault::Caller,
+                    side_effects: SideEffects::Possible,
+                    details: None,
+                });
+                let (fault, retryable) = (error.fault, error.retryable);
+                self.tasks[ix].charged += 1;
+                if fault == Fault::Worker {
+                    self.worker_failed(worker);
+                } else {
+                    self.registry.workers[worker].failures.success(self.now.mono, &settings);
+                }
+                if retryable && !cancelling && self.has_attempts_left(ix) {
+                    self.try_again(ix, AttemptOutcome::Failed)
+                } else {
+                    self.finish(ix, TaskState::Failed, fault, retryable && !cancelling, Some(epoch))
+                }
+            }
+            AttemptOutcome::TimedOut => {
+                self.tasks[ix].charged += 1;
+                self.tasks[ix].error.get_or_insert_with(|| TaskError {
+                    code: "timeout".into(),
+                    message: "it ran longer than its execution_timeout".into(),
+                    retryable: false,
+                    fault: Fault::Caller,
+                    side_effects: SideEffects::Possible,
+                    details: None,
+                });
+                self.finish(ix, TaskState::TimedOut, Fault::Caller, false, Some(epoch))
+            }
+            AttemptOutcome::Cancelled
+            | AttemptOutcome::WorkerLost
+            | AttemptOutcome::Rejected
+            | AttemptOutcome::Superseded => {
+                if cancelling {
+                    return self.cancelled_with(ix, Some(epoch));
+                }
+                // The worker stopped it of its own accord, as one that shuts down does.
+                self.tasks[ix].charged += 1;
+                let safe = idempotent || self.tasks[ix].spec.retry == RetryWord::Always;
+                self.after_loss(ix, safe, "the worker stopped it")
+            }
+        }
+    }
+
+    /// A result for a task that had been put back already: out of its wait first.
+    fn adopt_result(&mut self, ix: TaskIx) {
+        match &mut self.tasks[ix].phase {
+            Phase::Waiting(_) => {
+                self.leave_wait(ix);
+                self.set_phase(ix, Phase::Between);
+            }
+            Phase::Recovering(recovering) => {
+                self.timers.clear(&mut recovering.timer);
+                self.set_phase(ix, Phase::Between);
+            }
+            Phase::Held | Phase::Assigned(_) | Phase::Running(_) | Phase::Cancelling(_) | Phase::Between => {}
+        }
+    }
+
+    /// Ends the newest attempt: its slot is free, its door shut, its end noted. The task is left
+    /// between phases; the caller says what becomes of it.
+    pub(super) fn close_attempt(&mut self, ix: TaskIx, outcome: AttemptOutcome, code: Option<&str>) {
+        let live = match self.set_phase(ix, Phase::Between) {
+            Phase::Assigned(live) | Phase::Running(live) | Phase::Cancelling(live) => Some(live),
+            Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => None,
+        };
+        let now = self.now;
+        let task = &mut self.tasks[ix];
+        let Some(attempt) = task.attempts.last_mut() else { return };
+        attempt.outcome = Some(outcome);
+        attempt.error = code.map(Into::into);
+        attempt.finished_at = Some(now.wall);
+        let (id, epoch, worker) = (task.id, attempt.epoch, attempt.worker.clone());
+        let capability = task.spec.capability.clone();
+        let mut execution = None;
+        let mut pool = None;
+        if let Some(mut live) = live {
+            execution = live.started.map(|started| now.mono.since(started));
+            self.timers.clear(&mut live.timer);
+            let subject = &mut self.registry.workers[live.worker];
+            pool = subject.spec.pool.clone();
+            subject.holds.remove(&ix);
+            match outcome {
+                AttemptOutcome::Succeeded => subject.attempts_ok += 1,
+                AttemptOutcome::Failed
+                | AttemptOutcome::TimedOut
+                | AttemptOutcome::Cancelled
+                | AttemptOutcome::WorkerLost
+                | AttemptOutcome::Rejected
+                | AttemptOutcome::Superseded => subject.attempts_error += 1,
+            }
+            self.registry.changed.insert(live.worker);
+            self.effect(Effect::Gate(id, epoch, Door::Shut));
+        }
+        self.note(Note::AttemptEnded { task: id, capability, worker, pool, outcome, execution });
+    }
+
+    /// The worker has it no longer. `death`: its process ended.
+    pub(super) fn lost(&mut self, ix: TaskIx, death: bool, reason: &str) {
+        let Some(live) = self.tasks[ix].phase.live() else { return };
+        let (started, idempotent) = (live.started.is_some(), live.idempotent);
+        self.lost_as(ix, death, started, idempotent, reason);
+    }
+
+    /// The same for an attempt that is known only from the journal.
+    pub(super) fn recovered_as_lost(&mut self, ix: TaskIx, death: bool, started: bool, idempotent: bool) {
+        self.lost_as(ix, death, started, idempotent, "its worker did not come back with it");
+    }
+
+    fn lost_as(&mut self, ix: TaskIx, death: bool, started: bool, idempotent: bool, reason: &str) {
+        let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
+        self.close_attempt(ix, AttemptOutcome::WorkerLost, Some("worker_lost"));
+        if death {
+            self.tasks[ix].deaths += 1;
+        }
+        if cancelling {
+            self.cancelled(ix);
+        } else if self.tasks[ix].deaths >= MAX_DEATHS {
+            self.tasks[ix].charged += u32::from(started);
+            let message = format!("{MAX_DEATHS} workers died while they had it");
+            self.lost_for_good(ix, "poison", &message, true);
+        } else if !started {
+            self.give_back(ix, AttemptOutcome::WorkerLost, reason);
+        } else {
+            self.tasks[ix].charged += 1;
+            let safe = idempotent || self.tasks[ix].spec.retry == RetryWord::Always;
+            self.after_loss(ix, safe, reason);
+        }
+    }
+
+    /// Repeats a charged attempt that was lost, if that is safe and attempts are left.
+    fn after_loss(&mut self, ix: TaskIx, safe: bool, reason: &str) -> Seq {
+        if !safe {
+            let message = format!(
+                "{reason}; it may have had effects, and its capability is not known to be idempotent"
+            );
+            self.lost_for_good(ix, "worker_lost", &message, false)
+        } else if self.has_attempts_left(ix) {
+            self.retried(ix, AttemptOutcome::WorkerLost);
+            self.requeue(ix, Duration::ZERO, reason)
+        } else {
+            let message = format!("{reason}; its attempts are used up");
+            self.lost_for_good(ix, "worker_lost", &message, true)
+        }
+    }
+
+    fn lost_for_good(&mut self, ix: TaskIx, code: &str, message: &str, dead_letter: bool) -> Seq {
+        self.tasks[ix].error = Some(TaskError {
+            code: code.into(),
+            message: message.into(),
+            retryable: dead_letter,
+            fault: Fault::Worker,
+            side_effects: SideEffects::Possible,
+            details: None,
+        });
+        self.finish(ix, TaskState::Lost, Fault::Worker, dead_letter, None)
+    }
+
+    /// Offers a task again that never began; not charged, unless it comes back for ever.
+    pub(super) fn give_back(&mut self, ix: TaskIx, outcome: AttemptOutcome, reason: &str) {
+        self.tasks[ix].returns += 1;
+        let returns = self.tasks[ix].returns;
+        if returns > MAX_RETURNS {
+            let message = format!("handed over {returns} times and never begun; last: {reason}");
+            self.lost_for_good(ix, "never_started", &message, true);
+            return;
+        }
+        self.retried(ix, outcome);
+        // The first loss costs no time; a worker that refuses must not be asked in a tight loop.
+        let delay = match outcome {
+            AttemptOutcome::Rejected => self.retry_delay(returns - 1),
+            AttemptOutcome::WorkerLost | AttemptOutcome::Superseded => {
+                if returns > 2 {
+                    self.retry_delay(returns - 3)
+                } else {
+                    Duration::ZERO
+                }
+            }
+            AttemptOutcome::Succeeded
+            | AttemptOutcome::Failed
+            | AttemptOutcome::TimedOut
+            | AttemptOutcome::Cancelled => Duration::ZERO,
+        };
+        self.requeue(ix, delay, reason);
+    }
+
+    fn try_again(&mut self, ix: TaskIx, outcome: AttemptOutcome) -> Seq {
+        self.retried(ix, outcome);
+        let delay = self.retry_delay(self.tasks[ix].charged.saturating_sub(1));
+        self.requeue(ix, delay, outcome.as_str())
+    }
+
+    fn retried(&mut self, ix: TaskIx, outcome: AttemptOutcome) {
+        let capability = self.tasks[ix].spec.capability.clone();
+        self.note(Note::Retried { capability, outcome });
+    }
+
+    fn has_attempts_left(&self, ix: TaskIx) -> bool {
+        let task = &self.tasks[ix];
+        task.charged < task.spec.max_attempts.unwrap_or(self.settings.max_attempts).max(1)
+    }
+
+    /// Asks a task to stop.
+    pub(super) fn cancel(&mut self, id: TaskId, request: RequestId) {
+        let Some(ix) = self.by_id.get(&id).copied() else {
+            match self.finished.tasks.get(&id) {
+                Some(ended) => {
+                    let (seq, record) = (ended.seq, Arc::clone(&ended.record));
+                    self.show(record.keep, seq, Effect::Answer(request, Answer::Cancel(record)));
+                }
+                None => self.effect(Effect::Answer(request, Answer::Refused(Refusal::NoSuchTask))),
+            }
+            return;
+        };
+        let keep = self.tasks[ix].keep;
+        match &mut self.tasks[ix].phase {
+            Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => {
+                if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {
+                    self.timers.clear(&mut recovering.timer);
+                }
+                self.leave_wait(ix);
+                let seq = self.cancelled_with(ix, None);
+                if let Some(ended) = self.finished.tasks.get(&id) {
+                    let record = Arc::clone(&ended.record);
+                    self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
+                }
+            }
+            Phase::Assigned(_) | Phase::Running(_) => {
+                if let Phase::Assigned(live) | Phase::Running(live) = self.set_phase(ix, Phase::Between) {
+                    self.begin_stop(ix, live);
+                }
+                let record = if keep == Keep::Passing { self.picture(ix) } else { self.write(ix) };
+                let seq = self.tasks[ix].seq;
+                self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
+            }
+            Phase::Cancelling(_) => {
+                let (seq, record) = (self.tasks[ix].seq, self.picture(ix));
+                self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, ix: TaskIx, mut live: Live) {
+        self.timers.clear(&mut live.timer);
+        live.timer = Some(self.timers.set(self.now.mono + self.settings.cancel_grace, Timer::Limit(ix)));
+        let (epoch, worker, task) = (live.epoch, live.worker, self.tasks[ix].id);
+        self.set_phase(ix, Phase::Cancelling(live));
+        if let Some(conn) = self.registry.workers[worker].conn() {
+            self.effect(Effect::Order(conn, Order::Cancel { task, epoch, reason: "cancelled" }));
+        }
+        self.publish(ix, TaskState::Cancelling, None);
+    }
+
+    pub(super) fn cancelled(&mut self, ix: TaskIx) {
+        self.cancelled_with(ix, None);
+    }
+
+    fn cancelled_with(&mut self, ix: TaskIx, recorded: Option<Epoch>) -> Seq {
+        let started = self.tasks[ix].started_at.is_some();
+        let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
+            code: "cancelled".into(),
+            message: "it was cancelled on request".into(),
+            retryable: false,
+            fault: Fault::None,
+            side_effects: SideEffects::None,
+            details: None,
+        });
+        error.side_effects = if started { SideEffects::Possible } else { SideEffects::None };
+        self.finish(ix, TaskState::Cancelled, Fault::None, false, recorded)
+    }
+
+    /// An attempt has used up its time, or the grace that it had to stop in.
+    pub(super) fn limit(&mut self, ix: TaskIx) {
+        let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
+        let at = self.now.mono + self.settings.cancel_grace;
+        let Some(live) = self.tasks[ix].phase.live_mut() else { return };
+        live.timer = None;
+        let (epoch, worker, started, idempotent) =
+            (live.epoch, live.worker, live.started.is_some(), live.idempotent);
+        if !cancelling && !live.overdue {
+            live.overdue = true;
+            live.timer = Some(self.timers.set(at, Timer::Limit(ix)));
+            let task = self.tasks[ix].id;
+            if let Some(conn) = self.registry.workers[worker].conn() {
+                self.effect(Effect::Order(conn, Order::Cancel { task, epoch, reason: "timeout" }));
+            }
+            return;
+        }
+        let outcome = if cancelling { AttemptOutcome::Cancelled } else { AttemptOutcome::TimedOut };
+        let id = self.tasks[ix].id;
+        self.close_attempt(ix, outcome, Some("cancel_timeout"));
+        self.fence(worker, id, epoch);
+        if cancelling {
+            self.cancelled(ix);
+        } else {
+            self.tasks[ix].charged += 1;
+            self.worker_failed(worker);
+            let safe = !started || idempotent || self.tasks[ix].spec.retry == RetryWord::Always;
+            if safe && self.has_attempts_left(ix) {
+                self.try_again(ix, AttemptOutcome::TimedOut);
+            } else {
+                self.tasks[ix].error = Some(TaskError {
+                    code: "worker_stalled".into(),
+                    message: "its time was up and the worker did not stop it".into(),
+                    retryable: safe,
+                    fault: Fault::Worker,
+                    side_effects: SideEffects::Possible,
+                    details: None,
+                });
+                self.finish(ix, TaskState::TimedOut, Fault::Worker, safe, None);
+            }
+        }
+        self.stalled(worker);
+    }
+
+    /// Remembers that a worker may still run an attempt that is its own no longer.
+    pub(super) fn fence(&mut self, worker: WorkerIx, task: TaskId, epoch: Epoch) {
+        let stuck = &mut self.registry.workers[worker].stuck;
+        stuck.insert((task, epoch));
+        if stuck.len() > MAX_STUCK {
+            stuck.pop_first();
+        }
+    }
+
+    /// The live attempt, if that worker has it.
+    pub(super) fn held_by(&self, worker: WorkerIx, id: TaskId, epoch: Epoch) -> Option<TaskIx> {
+        let ix = *self.by_id.get(&id)?;
+        let live = self.tasks[ix].phase.live()?;
+        (live.worker == worker && live.epoch == epoch).then_some(ix)
+    }
+}

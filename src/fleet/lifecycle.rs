@@ -1,0 +1,704 @@
+//! A task's life outside of attempts: accepted, waiting, promoted, given up, finished. Attempts are
+//! in `attempts.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::health::backoff;
+use super::ids::*;
+use super::queue::Ticket;
+use super::show::Bucket;
+use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::task::*;
+use super::time::{Mono, Wall};
+use super::timers::{Timer, TimerKey};
+use super::words::*;
+use super::{Fleet, KeyRow, Note};
+
+/// Finished tasks that the core itself still answers for, until the archive surely has them.
+const FINISHED_KEPT: usize = 4_096;
+
+/// Bytes of inputs and outputs that those may hold.
+const FINISHED_BYTES: usize = 16 << 20;
+
+/// How long a key names its task at least.
+const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Keys held in memory at most: beyond it the oldest go even before their time.
+const MAX_KEYS: usize = 200_000;
+
+/// Absolute deadlines are looked at so often at least, because the wall clock may jump.
+const WALL_LOOK: Duration = Duration::from_secs(60);
+
+/// A live task: its metadata only; the input is shared.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    pub(super) tenant: Tenant,
+    pub(super) keep: Keep,
+    pub(super) source: Source,
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) retry_of: Option<TaskId>,
+    pub(super) demand: DemandIx,
+    pub(super) phase: Phase,
+    pub(super) version: u64,
+    /// The last record of it that was handed to the journal.
+    pub(super) seq: Seq,
+    pub(super) accepted: Mono,
+    pub(super) submitted_at: Wall,
+    pub(super) waited: Duration,
+    pub(super) attempts: Vec<AttemptRecord>,
+    pub(super) charged: u32,
+    pub(super) deaths: u32,
+    /// Attempts given back without a charge.
+    pub(super) returns: u32,
+    pub(super) assigned_at: Option<Wall>,
+    pub(super) started_at: Option<Wall>,
+    pub(super) output: Option<Payload>,
+    pub(super) error: Option<TaskError>,
+    pub(super) usage: Option<Usage>,
+    pub(super) deadline: Option<TimerKey>,
+    pub(super) deadline_at: Option<DeadlineAt>,
+}
+
+/// When a task must be over.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DeadlineAt {
+    Mono(Mono),
+    Wall(Wall),
+}
+
+/// Where a live task is. Each variant has what exists only there.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Kept by key: not yet durable, so not yet eligible.
+    Held,
+    /// Waits for a worker, or for its time.
+    Waiting(Waiting),
+    /// Found in the journal after a crash: waits for the worker that may have it.
+    Recovering(Recovering),
+    /// Handed over.
+    Assigned(Live),
+    /// A worker said that it began.
+    Running(Live),
+    /// A person or program wants it stopped; the worker has not confirmed.
+    Cancelling(Live),
+    /// Between two of the others, within one step.
+    Between,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// Since when it is (or from when it will be) eligible.
+    pub(super) since: Mono,
+    pub(super) delayed: bool,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) timer: Option<TimerKey>,
+}
+
+#[derive(Debug)]
+pub(super) struct Recovering {
+    pub(super) hint: Option<Hint>,
+    pub(super) timer: Option<TimerKey>,
+}
+
+/// A live attempt.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) worker: WorkerIx,
+    pub(super) epoch: Epoch,
+    pub(super) assigned: Mono,
+    pub(super) started: Option<Mono>,
+    pub(super) timer: Option<TimerKey>,
+    /// Heartbeats in a row that did not list it.
+    pub(super) missing: u8,
+    /// Whether the capability was registered as safe to repeat.
+    pub(super) idempotent: bool,
+    /// It was told to stop because its time was up.
+    pub(super) overdue: bool,
+}
+
+impl Phase {
+    pub(super) fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Assigned(live) | Self::Running(live) | Self::Cancelling(live) => Some(live),
+            Self::Held | Self::Waiting(_) | Self::Recovering(_) | Self::Between => None,
+        }
+    }
+
+    pub(super) fn live_mut(&mut self) -> Option<&mut Live> {
+        match self {
+            Self::Assigned(live) | Self::Running(live) | Self::Cancelling(live) => Some(live),
+            Self::Held | Self::Waiting(_) | Self::Recovering(_) | Self::Between => None,
+        }
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        match self {
+            Self::Held | Self::Recovering(_) => Some(Bucket::Delayed),
+            Self::Waiting(waiting) => Some(if waiting.delayed { Bucket::Delayed } else { Bucket::Queued }),
+            Self::Assigned(_) => Some(Bucket::Assigned),
+            Self::Running(_) => Some(Bucket::Running),
+            Self::Cancelling(_) => Some(Bucket::Cancelling),
+            Self::Between => None,
+        }
+    }
+
+    pub(super) fn state(&self) -> TaskState {
+        match self {
+            Self::Held | Self::Waiting(_) | Self::Recovering(_) | Self::Between => TaskState::Queued,
+            Self::Assigned(_) => TaskState::Assigned,
+            Self::Running(_) => TaskState::Running,
+            Self::Cancelling(_) => TaskState::Cancelling,
+        }
+    }
+}
+
+impl Task {
+    /// The largest epoch issued for it.
+    pub(super) fn newest(&self) -> Option<Epoch> {
+        self.attempts.last().map(|attempt| attempt.epoch)
+    }
+}
+
+/// Tasks that ended a short while ago, bounded by number and bytes.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    pub(super) tasks: BTreeMap<TaskId, Ended>,
+    order: VecDeque<(TaskId, usize)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) record: Arc<TaskRecord>,
+    pub(super) seq: Seq,
+    /// The attempt whose result was recorded.
+    pub(super) recorded: Option<Epoch>,
+}
+
+impl Finished {
+    fn add(&mut self, ended: Ended) {
+        let record = &ended.record;
+        let bytes = record.spec.input.as_str().len() + record.output.as_ref().map_or(0, |o| o.as_str().len());
+        self.bytes += bytes;
+        self.order.push_back((record.id, bytes));
+        self.tasks.insert(record.id, ended);
+        while self.order.len() > FINISHED_KEPT || (self.bytes > FINISHED_BYTES && self.order.len() > 1) {
+            let Some((oldest, bytes)) = self.order.pop_front() else { break };
+            self.bytes -= bytes;
+            self.tasks.remove(&oldest);
+        }
+    }
+}
+
+impl Fleet {
+    pub(super) fn submit(&mut self, submission: Submission) {
+        let (source, request) = (submission.source, submission.request);
+        let capability = submission.spec.capability.clone();
+        let outcome = match self.admit(submission) {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                let outcome = match &refusal {
+                    Refusal::QueueFull { .. } | Refusal::TooManyKinds { .. } => "queue_full",
+                    Refusal::UnknownCapability { .. } | Refusal::NoSuchTask | Refusal::NoSuchWorker => {
+                        "invalid"
+                    }
+                    Refusal::KeyConflict => "conflict",
+                    Refusal::Draining => "draining",
+                    Refusal::StoreUnavailable => "unavailable",
+                };
+                self.effect(Effect::Answer(request, Answer::Refused(refusal)));
+                outcome
+            }
+        };
+        self.note(Note::Submitted { capability, source, outcome });
+    }
+
+    /// Takes a task in; says under which word it is counted.
+    fn admit(&mut self, submission: Submission) -> Result<&'static str, Refusal> {
+        if self.quiescing {
+            return Err(Refusal::Draining);
+        }
+        if self.store_failed && submission.keep != Keep::Passing {
+            return Err(Refusal::StoreUnavailable);
+        }
+        if let Keep::ByKey(hash) = submission.keep
+            && let Some(row) = self.keys.get(&(submission.tenant.clone(), hash.key))
+        {
+            if row.body != hash.body {
+                return Err(Refusal::KeyConflict);
+            }
+            let task = row.task;
+            self.replay(task, submission.request);
+            return Ok("deduplicated");
+        }
+        let spec = Arc::clone(&submission.spec);
+        let bytes = spec.input.as_str().len() as u64;
+        let depth = self.tasks.len() as u64;
+        if depth >= self.settings.max_depth || self.bytes.saturating_add(bytes) > self.settings.max_bytes {
+            return Err(Refusal::QueueFull { depth });
+        }
+        let known = self.balancer.find(&spec.capability, &spec.labels);
+        if known.is_none_or(|demand| self.balancer.demands[demand].eligible.is_empty())
+            && !self.registry.could_offer(&spec.capability)
+        {
+            let nearest = self.nearest(&spec.capability);
+            return Err(Refusal::UnknownCapability { capability: spec.capability.clone(), nearest });
+        }
+        if !self.key_has_room() {
+            return Err(Refusal::TooManyKinds { what: "fairness_keys" });
+        }
+        let demand = match known {
+            Some(demand) => demand,
+            None => self.demand(&spec.capability, &spec.labels)?,
+        };
+        self.bytes += bytes;
+        self.accept(submission, demand);
+        Ok("accepted")
+    }
+
+    fn accept(&mut self, submission: Submission, demand: DemandIx) {
+        let Submission { id, tenant, request, keep, source, spec, retry_of } = submission;
+        self.balancer.demands[demand].tasks += 1;
+        self.tally.accepted(&spec.capability, source);
+        let deadline_at = spec.deadline.map(|deadline| match deadline {
+            Deadline::After(span) => DeadlineAt::Mono(self.now.mono + span),
+            Deadline::At(wall) => DeadlineAt::Wall(wall),
+        });
+        let ix = self.tasks.insert(Task {
+            id,
+            tenant,
+            keep,
+            source,
+            spec,
+            retry_of,
+            demand,
+            phase: Phase::Between,
+            version: 0,
+            seq: Seq(0),
+            accepted: self.now.mono,
+            submitted_at: self.now.wall,
+            waited: Duration::ZERO,
+            attempts: Vec::new(),
+            charged: 0,
+            deaths: 0,
+            returns: 0,
+            assigned_at: None,
+            started_at: None,
+            output: None,
+            error: None,
+            usage: None,
+            deadline: None,
+            deadline_at,
+        });
+        self.by_id.insert(id, ix);
+        self.arm_deadline(ix);
+        match keep {
+            Keep::Passing => self.become_eligible(ix),
+            Keep::Kept => {
+                let record = self.write(ix);
+                let seq = self.tasks[ix].seq;
+                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+                self.become_eligible(ix);
+            }
+            Keep::ByKey(hash) => {
+                self.remember_key(hash, ix);
+                self.set_phase(ix, Phase::Held);
+                let record = self.write(ix);
+                let seq = self.tasks[ix].seq;
+                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+                self.eligible_after(seq, ix);
+            }
+        }
+    }
+
+    pub(super) fn remember_key(&mut self, hash: KeyHash, ix: TaskIx) {
+        let (tenant, task, since) =
+            (self.tasks[ix].tenant.clone(), self.tasks[ix].id, self.tasks[ix].submitted_at);
+        self.keys.insert((tenant.clone(), hash.key), KeyRow { task, body: hash.body });
+        self.keys_in_order.push_back((since, tenant, hash.key));
+        while let Some((since, _, _)) = self.keys_in_order.front()
+            && (self.now.wall.since(*since) > KEY_LIFE || self.keys_in_order.len() > MAX_KEYS)
+        {
+            if let Some((_, tenant, key)) = self.keys_in_order.pop_front() {
+                self.keys.remove(&(tenant, key));
+            }
+        }
+    }
+
+    /// Answers with the task that a key names already.
+    fn replay(&mut self, task: TaskId, request: RequestId) {
+        if let Some(ix) = self.by_id.get(&task).copied() {
+            let record = self.picture(ix);
+            let seq = self.tasks[ix].seq;
+            self.show_after(seq, Effect::Answer(request, Answer::Replayed(record)));
+        } else if let Some(ended) = self.finished.tasks.get(&task) {
+            let (seq, record) = (ended.seq, Arc::clone(&ended.record));
+            self.show_after(seq, Effect::Answer(request, Answer::Replayed(record)));
+        } else {
+            self.effect(Effect::Answer(request, Answer::ReplayedFromArchive(task)));
+        }
+    }
+
+    /// A waiting caller's patience has ended: from here on the task is kept.
+    pub(super) fn promote(&mut self, task: TaskId, request: RequestId) {
+        if let Some(ix) = self.by_id.get(&task).copied() {
+            if self.tasks[ix].keep == Keep::Passing {
+                self.tasks[ix].keep = Keep::Kept;
+            }
+            let record = self.write(ix);
+            let seq = self.tasks[ix].seq;
+            self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+        } else if let Some(ended) = self.finished.tasks.get(&task) {
+            let record = Arc::clone(&ended.record);
+            self.show(record.keep, ended.seq, Effect::Answer(request, Answer::Accepted(record)));
+        } else {
+            self.effect(Effect::Answer(request, Answer::Refused(Refusal::NoSuchTask)));
+        }
+    }
+
+    /// Every caller of a passing task has hung up: before its hand-over it is dropped.
+    pub(super) fn abandoned(&mut self, task: TaskId) {
+        let Some(ix) = self.by_id.get(&task).copied() else { return };
+        let waits = matches!(self.tasks[ix].phase, Phase::Waiting(_));
+        if self.tasks[ix].keep == Keep::Passing && waits {
+            self.leave_wait(ix);
+            self.unsuccessful(
+                ix,
+                TaskState::Cancelled,
+                "caller_gone",
+                "every caller hung up before it was handed over",
+            );
+        }
+    }
+
+    /// The task may start from now on: finds it a worker or queues it.
+    pub(super) fn become_eligible(&mut self, ix: TaskIx) {
+        let waiting = Waiting { since: self.now.mono, delayed: false, ticket: None, timer: None };
+        self.set_phase(ix, Phase::Waiting(waiting));
+        self.place(ix);
+        let Phase::Waiting(_) = self.tasks[ix].phase else { return };
+        let timeout = match (self.tasks[ix].spec.queue_timeout, self.tasks[ix].keep) {
+            (Some(timeout), _) => Some(timeout),
+            (None, Keep::Passing) => Some(self.settings.queue_timeout),
+            (None, Keep::Kept | Keep::ByKey(_)) => None,
+        };
+        if let Some(timeout) = timeout {
+            let key = self.timers.set(self.now.mono + timeout, Timer::QueueTimeout(ix));
+            if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
+                waiting.timer = Some(key);
+            }
+        }
+        self.publish(ix, TaskState::Queued, None);
+    }
+
+    /// Puts a task back that had an attempt: now, or after `delay`. Returns the place in the journal
+    /// of what became of it.
+    pub(super) fn requeue(&mut self, ix: TaskIx, delay: Duration, reason: &str) -> Seq {
+        if self.is_past_deadline(ix) {
+            return self.deadline_passed(ix);
+        }
+        if delay.is_zero() {
+            self.become_eligible(ix);
+        } else {
+            let since = self.now.mono + delay;
+            let timer = Some(self.timers.set(since, Timer::NotBefore(ix)));
+            self.set_phase(ix, Phase::Waiting(Waiting { since, delayed: true, ticket: None, timer }));
+            self.publish(ix, TaskState::Queued, Some(reason));
+        }
+        if self.tasks[ix].keep != Keep::Passing {
+            self.write(ix);
+        }
+        self.tasks[ix].seq
+    }
+
+    /// How long a task waits before its next attempt.
+    pub(super) fn retry_delay(&mut self, tries: u32) -> Duration {
+        let fraction = self.draw();
+        let settings = &self.settings;
+        backoff(
+            settings.retry_initial,
+            settings.retry_max,
+            settings.retry_coefficient_percent,
+            tries,
+            100,
+            fraction,
+        )
+        .max(Duration::from_millis(1))
+    }
+
+    pub(super) fn not_before(&mut self, ix: TaskIx) {
+        if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
+            waiting.timer = None;
+            self.become_eligible(ix);
+        }
+    }
+
+    /// Ends a wait: out of the queue, timer cleared, the time counted.
+    pub(super) fn leave_wait(&mut self, ix: TaskIx) -> Duration {
+        self.unqueue(ix);
+        let now = self.now.mono;
+        let task = &mut self.tasks[ix];
+        let Phase::Waiting(waiting) = &mut task.phase else { return Duration::ZERO };
+        let wait = if waiting.delayed { Duration::ZERO } else { now.since(waiting.since) };
+        self.timers.clear(&mut waiting.timer);
+        task.waited += wait;
+        wait
+    }
+
+    pub(super) fn queue_timeout(&mut self, ix: TaskIx) {
+        if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
+            waiting.timer = None;
+            self.leave_wait(ix);
+            self.unsuccessful(
+                ix,
+                TaskState::Expired,
+                "queue_timeout",
+                "waited longer than its queue_timeout for a worker",
+            );
+        }
+    }
+
+    fn arm_deadline(&mut self, ix: TaskIx) {
+        let at = match self.tasks[ix].deadline_at {
+            None => return,
+            Some(DeadlineAt::Mono(at)) => at,
+            Some(DeadlineAt::Wall(wall)) => self.now.mono + wall.since(self.now.wall).min(WALL_LOOK),
+        };
+        let key = self.timers.set(at, Timer::Deadline(ix));
+        self.tasks[ix].deadline = Some(key);
+    }
+
+    pub(super) fn restore_deadline(&mut self, ix: TaskIx) {
+        self.arm_deadline(ix);
+    }
+
+    fn is_past_deadline(&self, ix: TaskIx) -> bool {
+        match self.tasks[ix].deadline_at {
+            None => false,
+            Some(DeadlineAt::Mono(at)) => self.now.mono >= at,
+            Some(DeadlineAt::Wall(at)) => self.now.wall >= at,
+        }
+    }
+
+    /// What is left until the deadline.
+    pub(super) fn until_deadline(&self, ix: TaskIx) -> Option<Duration> {
+        match self.tasks[ix].deadline_at {
+            None => None,
+            Some(DeadlineAt::Mono(at)) => Some(at.since(self.now.mono)),
+            Some(DeadlineAt::Wall(at)) => Some(at.since(self.now.wall)),
+        }
+    }
+
+    pub(super) fn deadline(&mut self, ix: TaskIx) {
+        self.tasks[ix].deadline = None;
+        if !self.is_past_deadline(ix) {
+            self.arm_deadline(ix);
+            return;
+        }
+        match &mut self.tasks[ix].phase {
+            Phase::Waiting(_) => {
+                self.leave_wait(ix);
+                self.deadline_passed(ix);
+            }
+            Phase::Recovering(recovering) => {
+                self.timers.clear(&mut recovering.timer);
+                self.deadline_passed(ix);
+            }
+            Phase::Held => {
+                self.deadline_passed(ix);
+            }
+            // A live attempt was given no more time than this; its own limit ends it.
+            Phase::Assigned(_) | Phase::Running(_) | Phase::Cancelling(_) | Phase::Between => {}
+        }
+    }
+
+    fn deadline_passed(&mut self, ix: TaskIx) -> Seq {
+        if self.tasks[ix].started_at.is_some() {
+            self.unsuccessful(
+                ix,
+                TaskState::TimedOut,
+                "deadline",
+                "its deadline passed before an attempt succeeded",
+            )
+        } else {
+            self.unsuccessful(
+                ix,
+                TaskState::Expired,
+                "deadline",
+                "its deadline passed before a worker could start it",
+            )
+        }
+    }
+
+    /// Finishes a task that did not succeed, for a reason of Rollcall's own.
+    pub(super) fn unsuccessful(&mut self, ix: TaskIx, state: TaskState, code: &str, message: &str) -> Seq {
+        let started = self.tasks[ix].started_at.is_some();
+        let fault = match state {
+            TaskState::Cancelled => Fault::None,
+            TaskState::TimedOut | TaskState::Lost => Fault::Worker,
+            TaskState::Queued
+            | TaskState::Assigned
+            | TaskState::Running
+            | TaskState::Cancelling
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Expired => Fault::Rollcall,
+        };
+        self.tasks[ix].error = Some(TaskError {
+            code: code.into(),
+            message: message.into(),
+            retryable: !started && state != TaskState::Cancelled,
+            fault,
+            side_effects: if started { SideEffects::Possible } else { SideEffects::None },
+            details: None,
+        });
+        self.finish(ix, state, fault, false, None)
+    }
+
+    /// Makes a task final: recorded, told to everybody who waits (when durable, if it is kept), and
+    /// out of the core. Returns the record's place in the journal.
+    pub(super) fn finish(
+        &mut self,
+        ix: TaskIx,
+        state: TaskState,
+        fault: Fault,
+        dead_letter: bool,
+        recorded: Option<Epoch>,
+    ) -> Seq {
+        self.set_phase(ix, Phase::Between);
+        let version = self.tasks[ix].version + 1;
+        let mut record = self.describe(ix, state, version);
+        record.finished_at = Some(self.now.wall);
+        record.dead_letter = dead_letter;
+        let record = Arc::new(record);
+        let Some(mut task) = self.tasks.remove(ix) else { return Seq(0) };
+        self.by_id.remove(&task.id);
+        self.timers.clear(&mut task.deadline);
+        self.balancer.demands[task.demand].tasks -= 1;
+        self.bytes -= task.spec.input.as_str().len() as u64;
+        self.tally.completed(&task.spec.capability, state, fault);
+        let latency = self.now.mono.since(task.accepted);
+        let seq = self.record(Record::Task(Arc::clone(&record)));
+        let happening = Happening::State {
+            state,
+            attempt: u32::try_from(record.attempts.len()).unwrap_or(u32::MAX),
+            worker: record.attempts.last().map(|attempt| attempt.worker.clone()),
+            reason: record.error.as_ref().map(|error| error.code.clone()),
+        };
+        self.show(task.keep, seq, Effect::Publish(task.id, happening));
+        self.show(task.keep, seq, Effect::Finish(task.id, Arc::clone(&record)));
+        self.finished.add(Ended { record: Arc::clone(&record), seq, recorded });
+        self.note(Note::Ended { record, fault, latency });
+        seq
+    }
+
+    /// Moves a task between phases and keeps the counts.
+    pub(super) fn set_phase(&mut self, ix: TaskIx, phase: Phase) -> Phase {
+        let task = &mut self.tasks[ix];
+        let (before, after) = (task.phase.bucket(), phase.bucket());
+        let old = std::mem::replace(&mut task.phase, phase);
+        if before != after {
+            let capability = task.spec.capability.clone();
+            self.tally.moved(&capability, before, after);
+        }
+        old
+    }
+
+    pub(super) fn publish(&mut self, ix: TaskIx, state: TaskState, reason: Option<&str>) {
+        let task = &self.tasks[ix];
+        let happening = Happening::State {
+            state,
+            attempt: u32::try_from(task.attempts.len()).unwrap_or(u32::MAX),
+            worker: match state {
+                TaskState::Queued => None,
+                TaskState::Assigned
+                | TaskState::Running
+                | TaskState::Cancelling
+                | TaskState::Succeeded
+                | TaskState::Failed
+                | TaskState::TimedOut
+                | TaskState::Cancelled
+                | TaskState::Expired
+                | TaskState::Lost => task.attempts.last().map(|attempt| attempt.worker.clone()),
+            },
+            reason: reason.map(Into::into),
+        };
+        let id = task.id;
+        self.effect(Effect::Publish(id, happening));
+    }
+
+    /// Hands the task's record, as it is now, to the journal.
+    pub(super) fn write(&mut self, ix: TaskIx) -> Arc<TaskRecord> {
+        self.tasks[ix].version += 1;
+        let record = self.picture(ix);
+        let seq = self.record(Record::Task(Arc::clone(&record)));
+        self.tasks[ix].seq = seq;
+        record
+    }
+
+    /// The task as it is now.
+    pub(super) fn picture(&self, ix: TaskIx) -> Arc<TaskRecord> {
+        let task = &self.tasks[ix];
+        Arc::new(self.describe(ix, task.phase.state(), task.version))
+    }
+
+    fn describe(&self, ix: TaskIx, state: TaskState, version: u64) -> TaskRecord {
+        let task = &self.tasks[ix];
+        let hint = task.phase.live().and_then(|live| {
+            let attempt = task.attempts.last()?;
+            Some(Hint {
+                worker: attempt.worker.clone(),
+                instance: attempt.instance.clone(),
+                epoch: live.epoch,
+                started: live.started.is_some(),
+            })
+        });
+        let waiting = match &task.phase {
+            Phase::Waiting(waiting) if !waiting.delayed => self.now.mono.since(waiting.since),
+            Phase::Waiting(_)
+            | Phase::Held
+            | Phase::Recovering(_)
+            | Phase::Assigned(_)
+            | Phase::Running(_)
+            | Phase::Cancelling(_)
+            | Phase::Between => Duration::ZERO,
+        };
+        let hint = match &task.phase {
+            Phase::Recovering(recovering) => recovering.hint.clone(),
+            Phase::Held
+            | Phase::Waiting(_)
+            | Phase::Assigned(_)
+            | Phase::Running(_)
+            | Phase::Cancelling(_)
+            | Phase::Between => hint,
+        };
+        TaskRecord {
+            id: task.id,
+            tenant: task.tenant.clone(),
+            version,
+            term: self.term,
+            keep: task.keep,
+            source: task.source,
+            spec: Arc::clone(&task.spec),
+            state,
+            attempts: task.attempts.clone(),
+            charged: task.charged,
+            deaths: task.deaths,
+            output: task.output.clone(),
+            error: task.error.clone(),
+            usage: task.usage,
+            dead_letter: false,
+            hint,
+            pending_reason: None,
+            retry_of: task.retry_of,
+            waited: task.waited + waiting,
+            submitted_at: task.submitted_at,
+            assigned_at: task.assigned_at,
+            started_at: task.started_at,
+            finished_at: None,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! How tasks and workers find each other: demands are made and indexed, workers listed as free or
+//! not, and each change of either side hands over what it made possible.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::balancer::Labels;
+use super::ids::*;
+use super::lifecycle::Phase;
+use super::queue::Ticket;
+use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::words::Refusal;
+use super::{Fleet, Note};
+use rand::RngExt;
+
+/// Fairness keys that may wait at once.
+const MAX_WAITING_KEYS: usize = 10_000;
+
+impl Fleet {
+    /// The demand of a capability with labels, made if need be.
+    pub(super) fn demand(&mut self, capability: &Capability, labels: &Labels) -> Result<DemandIx, Refusal> {
+        if let Some(ix) = self.balancer.find(capability, labels) {
+            return Ok(ix);
+        }
+        if !self.balancer.has_room() {
+            for idle in self.balancer.idle() {
+                for worker in self.balancer.forget(idle) {
+                    self.registry.workers[worker].demands.remove(&idle);
+                }
+            }
+        }
+        if !self.balancer.has_room() {
+            return Err(Refusal::TooManyKinds { what: "demands" });
+        }
+        let ix = self.balancer.add(capability, labels);
+        for worker in self.registry.workers.indices() {
+            self.index(worker, ix);
+        }
+        Ok(ix)
+    }
+
+    /// Whether one more fairness key may wait.
+    pub(super) fn key_has_room(&self) -> bool {
+        self.waiting_keys < MAX_WAITING_KEYS
+    }
+
+    /// Puts a worker into, or takes it out of, one demand's sets.
+    fn index(&mut self, worker: WorkerIx, demand: DemandIx) {
+        let entry = &mut self.balancer.demands[demand];
+        let subject = &mut self.registry.workers[worker];
+        if subject.suits(&entry.capability, &entry.labels) {
+            entry.eligible.insert(worker);
+            subject.demands.insert(demand);
+            let listed = subject.listed;
+            self.balancer.set_free(demand, worker, listed);
+        } else if subject.demands.remove(&demand) {
+            entry.eligible.remove(&worker);
+            self.balancer.set_free(demand, worker, false);
+        }
+    }
+
+    /// Indexes a worker anew after its offers, labels or standing changed.
+    pub(super) fn reindex(&mut self, worker: WorkerIx) {
+        let demands: Vec<DemandIx> = self.balancer.demands.iter().map(|(ix, _)| ix).collect();
+        for demand in demands {
+            self.index(worker, demand);
+        }
+    }
+
+    /// Takes a worker out of every demand, before it is forgotten.
+    pub(super) fn unindex(&mut self, worker: WorkerIx) {
+        for demand in std::mem::take(&mut self.registry.workers[worker].demands) {
+            self.balancer.demands[demand].eligible.remove(&worker);
+            self.balancer.set_free(demand, worker, false);
+        }
+    }
+
+    /// Looks at a worker anew and hands it what waits.
+    pub(super) fn refresh(&mut self, worker: WorkerIx) {
+        if self.relist(worker) && !self.balancer.waiting.is_empty() {
+            self.pull(worker);
+        }
+    }
+
+    /// Lists a worker as free or not, and tells its state if that changed. True when it is free.
+    pub(super) fn relist(&mut self, worker: WorkerIx) -> bool {
+        self.registry.changed.insert(worker);
+        let subject = &mut self.registry.workers[worker];
+        let state = subject.state();
+        let free = subject.can_take() && !self.quiescing;
+        let relisted = subject.listed != free;
+        subject.listed = free;
+        if subject.shown != state {
+            subject.shown = state;
+            let (name, pool) = (subject.name.clone(), subject.spec.pool.clone());
+            self.note(Note::WorkerState { worker: name, pool, state });
+        }
+        if relisted {
+            let demands = std::mem::take(&mut self.registry.workers[worker].demands);
+            for demand in &demands {
+                self.balancer.set_free(*demand, worker, free);
+            }
+            self.registry.workers[worker].demands = demands;
+        }
+        free
+    }
+
+    /// Hands a worker what waits for one like it, for as long as it has slots.
+    fn pull(&mut self, worker: WorkerIx) {
+        while self.registry.workers[worker].listed {
+            let Some(demand) = self.balancer.next_for(&self.registry.workers[worker].demands) else { return };
+            let Some((task, key_gone)) =
+                self.balancer.demands[demand].queue.pop(&self.settings.fairness_weights)
+            else {
+                return;
+            };
+            self.left_queue(demand, key_gone);
+            self.leave_wait(task);
+            self.assign(task, worker);
+        }
+    }
+
+    /// Finds a worker for an eligible task, or queues it.
+    pub(super) fn place(&mut self, task: TaskIx) {
+        let demand = self.tasks[task].demand;
+        if self.balancer.has_free(demand) {
+            let Self { balancer, registry, rng, .. } = self;
+            let pick = balancer.pick(
+                demand,
+                |worker| registry.workers[worker].load(),
+                |below| rng.random_range(0..below.max(1)),
+            );
+            if let Some(worker) = pick {
+                self.leave_wait(task);
+                self.assign(task, worker);
+                return;
+            }
+        }
+        let spec = Arc::clone(&self.tasks[task].spec);
+        let ticket = Ticket {
+            priority: spec.priority,
+            key: spec.fairness_key.clone().unwrap_or_else(|| FairnessKey::from("")),
+            number: self.ticket,
+        };
+        self.ticket += 1;
+        if self.balancer.demands[demand].queue.push(&ticket, task) {
+            self.waiting_keys += 1;
+        }
+        self.balancer.waiting.insert(demand);
+        let blocked = if self.balancer.demands[demand].eligible.is_empty() { "no_worker" } else { "no_slot" };
+        if let Phase::Waiting(waiting) = &mut self.tasks[task].phase {
+            waiting.ticket = Some(ticket);
+        }
+        self.note(Note::Blocked(blocked));
+    }
+
+    /// Takes a waiting task out of its queue, if it is in one.
+    pub(super) fn unqueue(&mut self, task: TaskIx) {
+        let demand = self.tasks[task].demand;
+        let Phase::Waiting(waiting) = &mut self.tasks[task].phase else { return };
+        let Some(ticket) = waiting.ticket.take() else { return };
+        let key_gone = self.balancer.demands[demand].queue.remove(&ticket);
+        self.left_queue(demand, key_gone);
+    }
+
+    fn left_queue(&mut self, demand: DemandIx, key_gone: bool) {
+        if key_gone {
+            self.waiting_keys = self.waiting_keys.saturating_sub(1);
+        }
+        if self.balancer.demands[demand].queue.is_empty() {
+            self.balancer.waiting.remove(&demand);
+        }
+    }
+
+    /// Workers whose connection could carry a task of this demand, busy or not.
+    pub(super) fn connected(&self, demand: DemandIx) -> BTreeSet<WorkerIx> {
+        let eligible = &self.balancer.demands[demand].eligible;
+        eligible.iter().copied().filter(|worker| self.registry.workers[*worker].up().is_some()).collect()
+    }
+}

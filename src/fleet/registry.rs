@@ -1,0 +1,320 @@
+//! WorkerRegistry: every worker as it actually is, beside what the topology wants of it. What a
+//! worker shows (its state, its offers) is derived here, in one place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::balancer::{Labels, matches};
+use super::health::Failures;
+use super::ids::*;
+use super::slab::{DemandIx, Slab, TaskIx, WorkerIx};
+use super::time::{Mono, Wall};
+use super::timers::TimerKey;
+use super::topology::{InterfaceKind, Settings, WorkerSpec};
+use super::view::WorkerState;
+use super::words::{Offer, Overlay, Registration, Why};
+
+/// Attempts that a worker will not let go of, remembered at most; beyond it the oldest is forgotten.
+pub(super) const MAX_STUCK: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub(super) struct WorkerRegistry {
+    pub(super) workers: Slab<WorkerIx, Worker>,
+    /// The workers of the topology. One that was removed or moved winds down without its name.
+    pub(super) by_name: BTreeMap<WorkerName, WorkerIx>,
+    pub(super) by_conn: BTreeMap<ConnId, WorkerIx>,
+    /// What people said, by name: outlives the worker.
+    pub(super) overlays: BTreeMap<WorkerName, Overlay>,
+    /// Workers whose view may have changed since it was last taken.
+    pub(super) changed: BTreeSet<WorkerIx>,
+    /// Names that have left since the views were last taken.
+    pub(super) gone: BTreeSet<WorkerName>,
+}
+
+/// The connection of a worker.
+#[derive(Debug)]
+pub(super) enum Link {
+    Down,
+    Dialling { since: Mono },
+    Up(Up),
+}
+
+/// A connection that has registered.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) conn: ConnId,
+    pub(super) at: Wall,
+    pub(super) last_heartbeat: Mono,
+    /// The settings of the moment of registration: the worker was told its interval then.
+    pub(super) settings: Arc<Settings>,
+    pub(super) suspect: bool,
+    /// It said goodbye: it takes nothing new.
+    pub(super) leaving: Option<Option<Duration>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct WorkerTimers {
+    pub(super) dial: Option<TimerKey>,
+    pub(super) liveness: Option<TimerKey>,
+    pub(super) lease: Option<TimerKey>,
+    pub(super) settled: Option<TimerKey>,
+    pub(super) ejected: Option<TimerKey>,
+    pub(super) grace: Option<TimerKey>,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) name: WorkerName,
+    /// The entry that its connection and process were made by.
+    pub(super) spec: Arc<WorkerSpec>,
+    /// The entry that it is to be made anew by, once it is idle.
+    pub(super) next_spec: Option<Arc<WorkerSpec>>,
+    /// It has left the topology (or its place there), and winds down.
+    pub(super) retiring: Option<Why>,
+    /// A person wants it made anew once it is idle.
+    pub(super) restart: bool,
+    pub(super) link: Link,
+    /// The server has its program running (or starting).
+    pub(super) process: bool,
+    /// The program was told to stop.
+    pub(super) halting: bool,
+    pub(super) overlay: Overlay,
+    /// What it last registered.
+    pub(super) registered: Option<Arc<Registration>>,
+    /// What it may be asked for.
+    pub(super) offers: Arc<[Offer]>,
+    pub(super) labels: Labels,
+    pub(super) slots: u32,
+    /// Attempts that are its own.
+    pub(super) holds: BTreeSet<TaskIx>,
+    /// Attempts that were fenced and that it has not let go of: their slots are not free.
+    pub(super) stuck: BTreeSet<(TaskId, Epoch)>,
+    /// Its process is on the roster once this record is durable.
+    pub(super) roster: Option<Seq>,
+    /// The process that is on the roster, or on its way there.
+    pub(super) rostered: Option<Instance>,
+    pub(super) demands: BTreeSet<DemandIx>,
+    /// Listed as free in its demands.
+    pub(super) listed: bool,
+    pub(super) failures: Failures,
+    /// Failed dials, or short connections, in a row.
+    pub(super) tries: u32,
+    pub(super) timers: WorkerTimers,
+    pub(super) last_alive: Mono,
+    pub(super) last_seen: Option<Wall>,
+    pub(super) down_since: Option<Mono>,
+    pub(super) ever_connected: bool,
+    pub(super) reconnects: u64,
+    pub(super) last_error: Option<Arc<str>>,
+    pub(super) next_dial: Option<Wall>,
+    pub(super) attempts_ok: u64,
+    pub(super) attempts_error: u64,
+    /// The state that was last told.
+    pub(super) shown: WorkerState,
+}
+
+impl Worker {
+    pub(super) fn new(spec: Arc<WorkerSpec>, overlay: Overlay) -> Self {
+        let mut worker = Self {
+            name: spec.name.clone(),
+            spec,
+            next_spec: None,
+            retiring: None,
+            restart: false,
+            link: Link::Down,
+            process: false,
+            halting: false,
+            overlay,
+            registered: None,
+            offers: Arc::from([]),
+            labels: Labels::new(),
+            slots: 0,
+            holds: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            roster: None,
+            rostered: None,
+            demands: BTreeSet::new(),
+            listed: false,
+            failures: Failures::default(),
+            tries: 0,
+            timers: WorkerTimers::default(),
+            last_alive: Mono(0),
+            last_seen: None,
+            down_since: None,
+            ever_connected: false,
+            reconnects: 0,
+            last_error: None,
+            next_dial: None,
+            attempts_ok: 0,
+            attempts_error: 0,
+            shown: WorkerState::Disconnected,
+        };
+        worker.derive();
+        worker
+    }
+
+    /// Works out offers, labels and slots from the entry and the registration.
+    pub(super) fn derive(&mut self) {
+        let spec = &self.spec;
+        let allowed = spec.capabilities.as_deref();
+        self.offers = match (&self.registered, allowed) {
+            (Some(registered), None) => registered.capabilities.as_slice().into(),
+            (Some(registered), Some(allowed)) => allowed_offers(&registered.capabilities, allowed).into(),
+            (None, Some(allowed)) => allowed.iter().map(plain_offer).collect(),
+            (None, None) => Arc::from([]),
+        };
+        let mut labels =
+            self.registered.as_ref().map(|registered| registered.labels.clone()).unwrap_or_default();
+        labels.extend(spec.labels.iter().map(|(name, value)| (name.clone(), value.clone())));
+        self.labels = labels;
+        let registered = self.registered.as_ref().and_then(|registered| registered.slots);
+        self.slots = match (spec.slots, registered) {
+            (Some(ours), Some(theirs)) => ours.min(theirs),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => WorkerSpec::DEFAULT_SLOTS,
+        };
+    }
+
+    /// The server makes the connection (a mock is always "dialled").
+    pub(super) fn is_dialled(&self) -> bool {
+        self.spec.interface == InterfaceKind::Mock || self.spec.endpoint.is_some()
+    }
+
+    /// It takes no new work because it is about to be unmade.
+    pub(super) fn winds_down(&self) -> bool {
+        self.retiring.is_some() || self.next_spec.is_some() || self.restart
+    }
+
+    pub(super) fn up(&self) -> Option<&Up> {
+        match &self.link {
+            Link::Up(up) => Some(up),
+            Link::Down | Link::Dialling { .. } => None,
+        }
+    }
+
+    pub(super) fn conn(&self) -> Option<ConnId> {
+        self.up().map(|up| up.conn)
+    }
+
+    pub(super) fn used(&self) -> u32 {
+        u32::try_from(self.holds.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn unavailable(&self) -> u32 {
+        u32::try_from(self.stuck.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Slots in use in thousandths of all slots.
+    pub(super) fn load(&self) -> u32 {
+        self.used().saturating_mul(1000) / self.slots.max(1)
+    }
+
+    pub(super) fn offer(&self, capability: &Capability) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.name.covers(capability))
+    }
+
+    /// Whether it has what a demand takes, whatever its state.
+    pub(super) fn suits(&self, capability: &Capability, labels: &Labels) -> bool {
+        self.retiring.is_none() && self.offer(capability).is_some() && matches(&self.labels, labels)
+    }
+
+    /// Whether the topology says that it could ever offer a capability.
+    pub(super) fn could_offer(&self, capability: &Capability) -> bool {
+        let spec = self.next_spec.as_ref().unwrap_or(&self.spec);
+        match (&spec.capabilities, &self.registered) {
+            (Some(allowed), _) => allowed.iter().any(|allowed| allowed.covers(capability)),
+            (None, Some(registered)) => {
+                registered.capabilities.iter().any(|offer| offer.name.covers(capability))
+            }
+            (None, None) => true,
+        }
+    }
+
+    /// Its state: the first that holds, in the order of [`WorkerState`].
+    pub(super) fn state(&self) -> WorkerState {
+        let up = match &self.link {
+            Link::Down => return WorkerState::Disconnected,
+            Link::Dialling { .. } => return WorkerState::Connecting,
+            Link::Up(up) => up,
+        };
+        if self.winds_down() || self.overlay.draining || up.leaving.is_some() {
+            WorkerState::Draining
+        } else if self.overlay.cordoned {
+            WorkerState::Cordoned
+        } else if self.failures.until.is_some() {
+            WorkerState::Ejected
+        } else if up.suspect {
+            WorkerState::Suspect
+        } else {
+            WorkerState::Ready
+        }
+    }
+
+    /// Whether it can take one more task, given that its process is on the roster.
+    pub(super) fn can_take(&self) -> bool {
+        self.roster.is_none()
+            && self.used().saturating_add(self.unavailable()) < self.slots
+            && self.state() == WorkerState::Ready
+    }
+}
+
+impl WorkerRegistry {
+    pub(super) fn named(&self, name: &WorkerName) -> Option<WorkerIx> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Whether the topology says that some worker could ever offer a capability.
+    pub(super) fn could_offer(&self, capability: &Capability) -> bool {
+        self.by_name.values().any(|ix| self.workers[*ix].could_offer(capability))
+    }
+
+    /// Everything that is offered or allowed, for suggestions.
+    pub(super) fn all_offers(&self) -> BTreeSet<&Capability> {
+        self.by_name
+            .values()
+            .flat_map(|ix| self.workers[*ix].offers.iter().map(|offer| &offer.name))
+            .collect()
+    }
+}
+
+fn plain_offer(name: &Capability) -> Offer {
+    Offer { name: name.clone(), description: None, input_schema: None, idempotent: false }
+}
+
+/// What is both registered and allowed. Where a pattern meets a name the narrower one stands, so a
+/// worker never gets more than the topology grants nor more than it said it can do.
+fn allowed_offers(registered: &[Offer], allowed: &[Capability]) -> Vec<Offer> {
+    let mut offers = Vec::new();
+    for offer in registered {
+        for pattern in allowed {
+            if pattern.covers(&offer.name) {
+                offers.push(offer.clone());
+                break;
+            }
+            if offer.name.covers(pattern) {
+                offers.push(Offer { name: pattern.clone(), ..offer.clone() });
+            }
+        }
+    }
+    offers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(offers: &[Offer]) -> Vec<&str> {
+        offers.iter().map(|offer| offer.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_worker_gets_what_it_registered_within_what_the_topology_grants() {
+        let registered: Vec<Offer> = ["python.execute", "files.*", "secret.read"]
+            .into_iter()
+            .map(|name| plain_offer(&name.into()))
+            .collect();
+        let offers = allowed_offers(&registered, &["python.*".into(), "files.read".into()]);
+        assert_eq!(names(&offers), ["python.execute", "files.read"]);
+    }
+}

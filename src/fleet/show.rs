@@ -1,0 +1,328 @@
+//! What the core shows of itself on request: tasks, workers, counts, and why a task waits. Nothing
+//! here changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::Fleet;
+use super::ids::*;
+use super::lifecycle::Phase;
+use super::registry::{Link, Worker};
+use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::task::*;
+use super::time::{Mono, Now};
+use super::topology::InterfaceKind;
+use super::view::*;
+
+/// Capabilities counted by name; beyond it, under [`OTHER`].
+const MAX_COUNTED: usize = 1_000;
+
+/// The name under which the rest is counted.
+const OTHER: &str = "other";
+
+/// Where a live task is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bucket {
+    Queued,
+    Delayed,
+    Assigned,
+    Running,
+    Cancelling,
+}
+
+/// Counts per capability.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    capabilities: BTreeMap<Capability, CapabilityStats>,
+}
+
+impl Tally {
+    fn of(&mut self, capability: &Capability) -> &mut CapabilityStats {
+        if self.capabilities.contains_key(capability) {
+            return self.capabilities.get_mut(capability).expect("it is there");
+        }
+        let full = self.capabilities.len() >= MAX_COUNTED;
+        let name = if full { Capability::from(OTHER) } else { capability.clone() };
+        self.capabilities.entry(name).or_default()
+    }
+
+    pub(super) fn accepted(&mut self, capability: &Capability, source: Source) {
+        let at = Source::ALL.iter().position(|one| *one == source).unwrap_or(0);
+        self.of(capability).accepted[at] += 1;
+    }
+
+    pub(super) fn completed(&mut self, capability: &Capability, state: TaskState, fault: Fault) {
+        *self.of(capability).completed.entry((state, fault)).or_default() += 1;
+    }
+
+    pub(super) fn moved(&mut self, capability: &Capability, before: Option<Bucket>, after: Option<Bucket>) {
+        let stats = self.of(capability);
+        if let Some(before) = before {
+            let count = stats.bucket(before);
+            *count = count.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            *stats.bucket(after) += 1;
+        }
+    }
+}
+
+impl CapabilityStats {
+    fn bucket(&mut self, bucket: Bucket) -> &mut u64 {
+        match bucket {
+            Bucket::Queued => &mut self.queued,
+            Bucket::Delayed => &mut self.delayed,
+            Bucket::Assigned => &mut self.assigned,
+            Bucket::Running => &mut self.running,
+            Bucket::Cancelling => &mut self.cancelling,
+        }
+    }
+}
+
+impl Fleet {
+    /// One task, live or ended a short while ago.
+    pub fn task(&self, id: TaskId) -> Option<Arc<TaskRecord>> {
+        if let Some(ix) = self.by_id.get(&id).copied() {
+            let record = self.picture(ix);
+            if record.state != TaskState::Queued {
+                return Some(record);
+            }
+            let mut record = Arc::unwrap_or_clone(record);
+            record.pending_reason = self.explain(id).map(|explanation| explanation.summary.into());
+            return Some(Arc::new(record));
+        }
+        self.finished.tasks.get(&id).map(|ended| Arc::clone(&ended.record))
+    }
+
+    /// Counts, exact at this moment.
+    pub fn stats(&self, now: Now) -> FleetStats {
+        let mut capabilities = self.tally.capabilities.clone();
+        for demand in &self.balancer.waiting {
+            let entry = &self.balancer.demands[*demand];
+            let stats = match capabilities.get_mut(&entry.capability) {
+                Some(stats) => stats,
+                None => capabilities.entry(OTHER.into()).or_default(),
+            };
+            let oldest = entry.queue.heads().filter_map(|task| self.eligible_since(task)).min();
+            if let Some(oldest) = oldest {
+                stats.oldest_age = stats.oldest_age.max(now.mono.since(oldest));
+            }
+            if self.connected(*demand).is_empty() {
+                stats.unroutable += entry.queue.len() as u64;
+            }
+        }
+        FleetStats {
+            capabilities,
+            depth: self.tasks.len() as u64,
+            bytes: self.bytes,
+            max_depth: self.settings.max_depth,
+            max_bytes: self.settings.max_bytes,
+            generation: self.topology.generation,
+        }
+    }
+
+    fn eligible_since(&self, task: TaskIx) -> Option<Mono> {
+        match &self.tasks[task].phase {
+            Phase::Waiting(waiting) => Some(waiting.since),
+            Phase::Held
+            | Phase::Recovering(_)
+            | Phase::Assigned(_)
+            | Phase::Running(_)
+            | Phase::Cancelling(_)
+            | Phase::Between => None,
+        }
+    }
+
+    /// Every worker of the topology, and those that still wind down outside of it, by name.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        let winding_down = self.registry.workers.iter().filter(|(_, worker)| worker.retiring.is_some());
+        let mut views: BTreeMap<WorkerName, WorkerView> =
+            winding_down.map(|(_, worker)| (worker.name.clone(), view(worker))).collect();
+        // A worker that was moved goes by its new self.
+        views.extend(
+            self.registry.by_name.iter().map(|(name, ix)| (name.clone(), view(&self.registry.workers[*ix]))),
+        );
+        views.into_values().collect()
+    }
+
+    /// The workers that may have changed since this was last asked: with what they are now, or
+    /// `None` for one that is gone.
+    pub fn take_changes(&mut self) -> Vec<(WorkerName, Option<WorkerView>)> {
+        let mut changes: BTreeMap<WorkerName, Option<WorkerView>> =
+            std::mem::take(&mut self.registry.gone).into_iter().map(|name| (name, None)).collect();
+        let changed: BTreeSet<WorkerIx> = std::mem::take(&mut self.registry.changed);
+        for ix in changed {
+            let Some(worker) = self.registry.workers.get(ix) else { continue };
+            match self.registry.by_name.get(&worker.name) {
+                Some(current) => {
+                    changes.insert(worker.name.clone(), self.registry.workers.get(*current).map(view));
+                }
+                None => {
+                    changes.insert(worker.name.clone(), Some(view(worker)));
+                }
+            }
+        }
+        changes.into_iter().collect()
+    }
+
+    /// Whether [`Fleet::take_changes`] has anything to tell.
+    pub fn has_changes(&self) -> bool {
+        !self.registry.changed.is_empty() || !self.registry.gone.is_empty()
+    }
+
+    /// Why a task waits; `None` for one that does not.
+    pub fn explain(&self, id: TaskId) -> Option<Explanation> {
+        let ix = *self.by_id.get(&id)?;
+        let task = &self.tasks[ix];
+        match &task.phase {
+            Phase::Held => Some(sentence(
+                "its record is being written: a task with an Idempotency-Key starts after that",
+            )),
+            Phase::Recovering(recovering) => Some(match &recovering.hint {
+                Some(hint) => sentence(&format!(
+                    "it was on {} when the server stopped: waiting for that worker",
+                    hint.worker
+                )),
+                None => {
+                    sentence("the server has just started: waiting to hear whether a worker has it already")
+                }
+            }),
+            Phase::Waiting(waiting) if waiting.delayed => Some(sentence(&format!(
+                "its next attempt is planned in {:.1} s",
+                waiting.since.since(self.now.mono).as_secs_f64()
+            ))),
+            Phase::Waiting(_) => Some(self.explain_wait(task.demand)),
+            Phase::Assigned(_) | Phase::Running(_) | Phase::Cancelling(_) | Phase::Between => None,
+        }
+    }
+
+    fn explain_wait(&self, demand: DemandIx) -> Explanation {
+        let entry = &self.balancer.demands[demand];
+        let mut reasons: BTreeMap<String, Vec<&WorkerName>> = BTreeMap::new();
+        let mut busy = false;
+        for (name, ix) in &self.registry.by_name {
+            let worker = &self.registry.workers[*ix];
+            let reason = if worker.offer(&entry.capability).is_none() {
+                format!("does not offer {}", entry.capability)
+            } else if let Some((label, value)) =
+                entry.labels.iter().find(|(label, value)| worker.labels.get(*label) != Some(*value))
+            {
+                format!("label {label}={value} missing")
+            } else {
+                let state = worker.state();
+                busy |= state == WorkerState::Ready;
+                match state {
+                    WorkerState::Ready if worker.unavailable() > 0 => format!(
+                        "slots {}/{} in use, {} held by attempts that do not stop",
+                        worker.used(),
+                        worker.slots,
+                        worker.unavailable()
+                    ),
+                    WorkerState::Ready => format!("slots {}/{} in use", worker.used(), worker.slots),
+                    WorkerState::Removed
+                    | WorkerState::Disconnected
+                    | WorkerState::Connecting
+                    | WorkerState::Draining
+                    | WorkerState::Cordoned
+                    | WorkerState::Ejected
+                    | WorkerState::Suspect => {
+                        let mut text = state.as_str().to_owned();
+                        if let Some(error) = &worker.last_error {
+                            let _infallible = write!(text, " ({error})");
+                        }
+                        text
+                    }
+                }
+            };
+            reasons.entry(reason).or_default().push(name);
+        }
+        let workers = reasons.iter().map(|(reason, names)| (group(names), reason.clone())).collect();
+        let (summary, fix) = if self.quiescing {
+            ("the server is stopping: nothing is handed out".to_owned(), None)
+        } else if busy {
+            let slots =
+                format!("every worker that could take it is busy; {} wait for the same", entry.queue.len());
+            (slots, Some("wait, or add workers or slots".to_owned()))
+        } else if entry.eligible.is_empty() {
+            let labels: String =
+                entry.labels.iter().map(|(label, value)| format!(" with {label}={value}")).collect();
+            let fix = format!("add a worker that offers {}{labels}", entry.capability);
+            (format!("no worker offers {}{labels}", entry.capability), Some(fix))
+        } else {
+            let summary = format!("no worker that offers {} is ready", entry.capability);
+            (summary, Some("bring one of them back: see its state".to_owned()))
+        };
+        Explanation { summary, workers, fix }
+    }
+
+    /// The offered capability that is nearest to what was asked, for "did you mean".
+    pub(super) fn nearest(&self, asked: &Capability) -> Option<Capability> {
+        let offers = self.registry.all_offers();
+        let near = |offer: &&Capability| common_prefix(offer.as_str(), asked.as_str());
+        offers.into_iter().max_by_key(near).filter(|offer| near(offer) > 0).cloned()
+    }
+}
+
+fn common_prefix(one: &str, other: &str) -> usize {
+    one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
+}
+
+fn sentence(text: &str) -> Explanation {
+    Explanation { summary: text.to_owned(), ..Explanation::default() }
+}
+
+fn group(names: &[&WorkerName]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [one, other] => format!("{one}, {other}"),
+        [first, .., last] => format!("{} workers ({first} … {last})", names.len()),
+    }
+}
+
+fn view(worker: &Worker) -> WorkerView {
+    let up = worker.up();
+    let reason = if let Some(why) = worker.retiring {
+        Some(why.as_str().into())
+    } else if worker.next_spec.is_some() {
+        Some("moved".into())
+    } else if worker.restart {
+        Some("restart".into())
+    } else if worker.overlay.draining || worker.overlay.cordoned {
+        Some("operator".into())
+    } else {
+        up.and_then(|up| up.leaving.map(|_| "goodbye".into()))
+    };
+    let registered = worker.registered.as_deref();
+    WorkerView {
+        name: worker.name.clone(),
+        pool: worker.spec.pool.clone(),
+        origin: worker.spec.origin,
+        state: worker.state(),
+        reason,
+        endpoint: worker.spec.endpoint.clone(),
+        launched: worker.spec.launch.is_some(),
+        mock: worker.spec.interface == InterfaceKind::Mock,
+        instance: registered.map(|registered| registered.instance.clone()),
+        connection: match &worker.link {
+            Link::Up(up) => Some(up.conn),
+            Link::Down | Link::Dialling { .. } => None,
+        },
+        kind: registered.map(|registered| registered.kind.clone()),
+        version: registered.map(|registered| registered.version.clone()),
+        isolation: registered.and_then(|registered| registered.isolation.clone()),
+        capabilities: Arc::clone(&worker.offers),
+        slots_total: worker.slots,
+        slots_used: worker.used(),
+        slots_unavailable: worker.unavailable(),
+        labels: worker.labels.clone(),
+        last_heartbeat: worker.last_seen,
+        connected_at: up.map(|up| up.at),
+        reconnects: worker.reconnects,
+        next_attempt_at: worker.next_dial,
+        last_error: worker.last_error.clone(),
+        attempts_ok: worker.attempts_ok,
+        attempts_error: worker.attempts_error,
+    }
+}
