@@ -1,6 +1,10 @@
 //! How the server speaks to a worker: one trait, with a WebSocket and a mock behind it. An
 //! interface translates between the core's words and its own; it decides nothing.
 
+pub mod factory;
+pub mod mock;
+pub mod websocket;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,0 +1,44 @@
+//! Workers over a WebSocket that speaks `rollcall.v1`, whichever side dialled: after the opening
+//! handshake the two are the same.
+
+mod accept;
+mod dial;
+mod link;
+mod socket;
+mod translate;
+
+pub use accept::{NotAccepted, accept_response};
+pub use socket::tune;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{Abilities, BoxFuture, Ended, LinkIo, Target, WorkerInterface};
+use socket::Counted;
+
+/// The interface for workers that are dialled.
+#[derive(Debug, Default)]
+pub struct WebSocketInterface;
+
+impl WorkerInterface for WebSocketInterface {
+    fn abilities(&self) -> Abilities {
+        Abilities { resumes: true, confirms_cancel: true }
+    }
+
+    fn run(&self, target: Target, io: LinkIo) -> BoxFuture<Ended> {
+        Box::pin(dial::run(target, io))
+    }
+}
+
+/// Carries the connection of a worker that dialled in, after its request was answered with
+/// [`accept_response`] and the stream taken over. `read` is what arrived behind the request.
+/// Ends as [`WorkerInterface::run`] does; dropping the future closes the connection at once.
+pub async fn serve_upgraded<S>(stream: S, read: Vec<u8>, io: LinkIo) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let limits = Some(socket::limits(&io.limits));
+    let ws = WebSocketStream::from_partially_read(Counted::new(stream), read, Role::Server, limits).await;
+    link::carry(ws, None, io).await
+}

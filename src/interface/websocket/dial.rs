@@ -1,0 +1,126 @@
+//! Dialling a worker, and telling the ways in which that fails apart.
+
+use std::io;
+
+use hyper::StatusCode;
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use rollcall_protocol::SUBPROTOCOL;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::link;
+use super::socket::{self, Counted};
+use crate::fleet::{ConnectOutcome, Why};
+use crate::interface::{Ended, LinkCommand, LinkIo, LinkLimits, Target};
+
+/// A failure and its details.
+type Failed = (ConnectOutcome, String);
+
+/// How much of an HTTP answer's body is worth showing.
+const SHOWN_BODY: usize = 200;
+
+/// See [`WorkerInterface::run`](crate::interface::WorkerInterface::run).
+pub(super) async fn run(target: Target, mut io: LinkIo) -> Ended {
+    let (patience, limits) = (io.limits.connect_timeout, io.limits);
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(patience, open(&target, &limits)) => opened,
+        why = closed(&mut io) => return Ended::Down(why),
+    };
+    match opened {
+        Ok(Ok(ws)) => link::carry(ws, Some(target.worker), io).await,
+        Ok(Err((outcome, detail))) => Ended::NotConnected(outcome, detail),
+        Err(_) => Ended::NotConnected(ConnectOutcome::Timeout, format!("no answer within {patience:?}")),
+    }
+}
+
+/// Waits for the word to give up. Nothing else can be said before the worker has registered; a
+/// probe's dropped sender is its answer.
+async fn closed(io: &mut LinkIo) -> Why {
+    loop {
+        match io.commands.recv().await {
+            Some(LinkCommand::Close(why)) => return why,
+            None => return Why::ServerShutdown,
+            Some(LinkCommand::Probe(_) | LinkCommand::Order(..)) => {}
+        }
+    }
+}
+
+async fn open(target: &Target, limits: &LinkLimits) -> Result<WebSocketStream<Counted<TcpStream>>, Failed> {
+    let request = request(target)?;
+    let host = request.uri().host().unwrap_or_default();
+    // Literal IPv6 addresses stand in brackets in a URL, and without them everywhere else.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = request.uri().port_u16().unwrap_or(80);
+    let found = tokio::net::lookup_host((host, port)).await;
+    let addresses: Vec<_> = found.map_err(|problem| (ConnectOutcome::Dns, problem.to_string()))?.collect();
+    if addresses.is_empty() {
+        return Err((ConnectOutcome::Dns, format!("{host} has no address")));
+    }
+    let stream = TcpStream::connect(&addresses[..])
+        .await
+        .map_err(|problem| (connecting(&problem), problem.to_string()))?;
+    socket::tune(&stream).map_err(|problem| (ConnectOutcome::Handshake, problem.to_string()))?;
+    let limits = Some(socket::limits(limits));
+    let opened = client_async_with_config(request, Counted::new(stream), limits).await;
+    opened.map(|(ws, _)| ws).map_err(shaking_hands)
+}
+
+fn request(target: &Target) -> Result<Request, Failed> {
+    let unusable = |problem: String| (ConnectOutcome::Handshake, problem);
+    let endpoint = target.spec.endpoint.as_deref();
+    let endpoint = endpoint.ok_or_else(|| unusable("the worker has no endpoint: it dials in".into()))?;
+    let uri: Uri = endpoint.parse().map_err(|problem| unusable(format!("{endpoint}: {problem}")))?;
+    if uri.scheme_str() == Some("wss") {
+        return Err((ConnectOutcome::Tls, format!("{endpoint}: wss:// is not supported yet, only ws://")));
+    }
+    let mut request =
+        uri.into_client_request().map_err(|problem| unusable(format!("{endpoint}: {problem}")))?;
+    let headers = request.headers_mut();
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    if let Some(token) = &target.token {
+        let bearer = HeaderValue::try_from(format!("Bearer {}", token.reveal()));
+        let mut bearer =
+            bearer.map_err(|_| unusable("the token has characters that no header carries".into()))?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(request)
+}
+
+fn connecting(problem: &io::Error) -> ConnectOutcome {
+    match problem.kind() {
+        io::ErrorKind::TimedOut => ConnectOutcome::Timeout,
+        // Unreachable networks and hosts too: there is nobody at that address.
+        _ => ConnectOutcome::Refused,
+    }
+}
+
+fn shaking_hands(problem: tungstenite::Error) -> Failed {
+    let outcome = match &problem {
+        tungstenite::Error::Http(answer) => match answer.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ConnectOutcome::Auth,
+            StatusCode::CONFLICT => ConnectOutcome::Duplicate,
+            StatusCode::UPGRADE_REQUIRED => ConnectOutcome::Version,
+            _ => ConnectOutcome::Handshake,
+        },
+        tungstenite::Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
+            ConnectOutcome::Version
+        }
+        _ => ConnectOutcome::Handshake,
+    };
+    let detail = match problem {
+        tungstenite::Error::Http(answer) => {
+            let body = answer.body().as_deref().unwrap_or_default();
+            let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BODY)]);
+            // It goes to logs and terminals, and a stranger wrote it.
+            let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            format!("answered {}: {}", answer.status(), text.trim())
+        }
+        other => other.to_string(),
+    };
+    (outcome, detail)
+}

@@ -1,0 +1,645 @@
+//! One registered connection. Reads, writes and keeps time on one task, because a wake-up of another
+//! one would cost more than the work that it brings; writes are gathered and flushed once, when
+//! nothing more waits on either side.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use rollcall_protocol::{
+    DecodeError, ErrorFrame, FIRST_FRAME_TIMEOUT, FromServer, FromWorker, ServerHeartbeat,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tracing::{debug, warn};
+
+use super::socket::Counted;
+use super::translate;
+use crate::fleet::{ConnectOutcome, Order, Registration, Report, Why, WorkerName};
+use crate::interface::{Ended, LinkCommand, LinkIo};
+
+/// How long what stands before a `Close` may take to leave.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// A message that was begun and has not grown for so long will not be finished.
+const UNFINISHED: Duration = Duration::from_secs(10);
+
+/// Control frames, and frames that are answered with `error`, within one second.
+const NUISANCES: u32 = 20;
+
+/// Pings that are on their way; the oldest is given up for a new one.
+const PINGS: usize = 16;
+
+/// Commands taken before the other direction has its turn.
+const BATCH: u32 = 32;
+
+/// Until `registered` names the interval: its default.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// What there is to do next.
+enum Step {
+    Command(LinkCommand),
+    Read(Message),
+    Tick,
+    End(End),
+}
+
+/// How the connection ends: why, and what to tell the peer, unless the socket is broken.
+struct End {
+    why: Why,
+    close: Option<CloseCode>,
+    /// The stream of messages is broken: nothing more can be read from it.
+    deaf: bool,
+}
+
+impl End {
+    fn tell(why: Why, code: CloseCode) -> Self {
+        Self { why, close: Some(code), deaf: false }
+    }
+
+    fn broken(why: Why) -> Self {
+        Self { why, close: None, deaf: true }
+    }
+}
+
+struct Ping {
+    nonce: u64,
+    sent: Instant,
+    answer: Option<oneshot::Sender<Duration>>,
+}
+
+/// A direction that stands still: the count of bytes then, and when that becomes too long.
+type Stall = Option<(u64, Instant)>;
+
+struct Link<S> {
+    ws: WebSocketStream<Counted<S>>,
+    io: LinkIo,
+    worker: WorkerName,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    interval: Duration,
+    heartbeat_due: Option<Instant>,
+    alive_at: Instant,
+    pings: VecDeque<Ping>,
+    next_nonce: u64,
+    nuisances: (Instant, u32),
+    /// When the decisions were made whose frames are not flushed yet.
+    decided: Vec<std::time::Instant>,
+    unflushed: bool,
+    commands_taken: u32,
+    write_stall: Stall,
+    read_stall: Stall,
+    /// Bytes read when the last message was complete.
+    read_whole: u64,
+    said_goodbye: bool,
+}
+
+/// Registers a worker over an open WebSocket and carries its connection to the end.
+pub(super) async fn carry<S>(
+    ws: WebSocketStream<Counted<S>>,
+    dialled: Option<WorkerName>,
+    io: LinkIo,
+) -> Ended
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut link = Link::new(ws, io, dialled.clone());
+    let (end, ended) = match link.first_frame(dialled).await {
+        Err((end, ended)) => (end, ended),
+        Ok(registration) => {
+            let end = link.serve(registration).await;
+            let why = end.why;
+            (end, Ended::Down(why))
+        }
+    };
+    link.finish(end).await;
+    ended
+}
+
+impl<S> Link<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    fn new(ws: WebSocketStream<Counted<S>>, io: LinkIo, dialled: Option<WorkerName>) -> Self {
+        let now = Instant::now();
+        let timer_at = now + INTERVAL;
+        Self {
+            ws,
+            io,
+            worker: dialled.unwrap_or_else(|| WorkerName::from("?")),
+            timer: Box::pin(sleep_until(timer_at)),
+            timer_at,
+            interval: INTERVAL,
+            heartbeat_due: None,
+            alive_at: now,
+            pings: VecDeque::new(),
+            next_nonce: 0,
+            nuisances: (now, 0),
+            decided: Vec::new(),
+            unflushed: false,
+            commands_taken: 0,
+            write_stall: None,
+            read_stall: None,
+            read_whole: 0,
+            said_goodbye: false,
+        }
+    }
+
+    /// Waits for `register`, which must be the first frame.
+    async fn first_frame(&mut self, dialled: Option<WorkerName>) -> Result<Registration, (End, Ended)> {
+        let deadline = Instant::now() + FIRST_FRAME_TIMEOUT;
+        let failed = |code, outcome, detail: String| {
+            (End::tell(Why::Protocol, code), Ended::NotConnected(outcome, detail))
+        };
+        loop {
+            let read = tokio::select! {
+                read = self.ws.next() => read,
+                () = sleep_until(deadline) => {
+                    let detail = format!("no register within {FIRST_FRAME_TIMEOUT:?}");
+                    return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
+                }
+                command = self.io.commands.recv() => match command {
+                    None => return Err((End::tell(Why::ServerShutdown, CloseCode::Away), Ended::Down(Why::ServerShutdown))),
+                    Some(LinkCommand::Close(why)) => return Err((End::tell(why, code_of(why)), Ended::Down(why))),
+                    // Nobody is there yet who could be told or measured.
+                    Some(LinkCommand::Order(..) | LinkCommand::Probe(_)) => continue,
+                },
+            };
+            let text = match read {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => match self.nuisance() {
+                    Ok(()) => continue,
+                    Err(end) => {
+                        let detail = "more control frames than a worker needs".to_owned();
+                        return Err((end, Ended::NotConnected(ConnectOutcome::Handshake, detail)));
+                    }
+                },
+                Some(Ok(Message::Binary(_) | Message::Close(_) | Message::Frame(_))) | None => {
+                    let detail = "closed before register".to_owned();
+                    return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
+                }
+                Some(Err(error)) => {
+                    let end = self.ended(&error);
+                    return Err((end, Ended::NotConnected(ConnectOutcome::Handshake, error.to_string())));
+                }
+            };
+            self.read_whole = self.ws.get_ref().read;
+            let detail = match FromWorker::decode(&text) {
+                Ok(FromWorker::Register(frame)) => {
+                    self.io.meter.message("in", "register", text.len());
+                    match translate::registration(*frame, dialled) {
+                        Ok(registration) => return Ok(registration),
+                        Err(detail) => {
+                            self.io.meter.protocol_error("unexpected");
+                            detail
+                        }
+                    }
+                }
+                Ok(other) => {
+                    self.io.meter.protocol_error("unexpected");
+                    format!("the first frame is {}, not register", other.kind())
+                }
+                Err(problem) => {
+                    self.io.meter.protocol_error(kind_of(&problem));
+                    problem.to_string()
+                }
+            };
+            // The peer may be gone; then there is nobody to tell.
+            drop(self.complain("bad_register", &detail));
+            return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
+        }
+    }
+
+    /// Carries the registered connection to its end.
+    async fn serve(&mut self, registration: Registration) -> End {
+        self.worker = registration.worker.clone();
+        if !self.io.up(registration).await {
+            return End::tell(Why::ServerShutdown, CloseCode::Away);
+        }
+        loop {
+            let done = match std::future::poll_fn(|cx| self.poll_step(cx)).await {
+                Step::Read(message) => self.read(message).await,
+                Step::Command(command) => self.obey(command).await,
+                Step::Tick => self.tick(),
+                Step::End(end) => Err(end),
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// Takes a command, else reads, else flushes, else waits. Waits and does nothing else.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.commands_taken < BATCH {
+            match Pin::new(&mut self.ws).poll_ready(cx) {
+                // The worker does not read: commands stay in their bounded channel.
+                Poll::Pending => self.stall_write(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Step::End(self.ended(&error))),
+                Poll::Ready(Ok(())) => match self.io.commands.poll_recv(cx) {
+                    Poll::Ready(Some(command)) => {
+                        self.commands_taken += 1;
+                        return Poll::Ready(Step::Command(command));
+                    }
+                    Poll::Ready(None) => {
+                        return Poll::Ready(Step::End(End::tell(Why::ServerShutdown, CloseCode::Away)));
+                    }
+                    Poll::Pending => {}
+                },
+            }
+        } else {
+            // More may be waiting: come back after the reader has had its turn.
+            cx.waker().wake_by_ref();
+        }
+        self.commands_taken = 0;
+        match Pin::new(&mut self.ws).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => {
+                self.read_whole = self.ws.get_ref().read;
+                return Poll::Ready(Step::Read(message));
+            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Step::End(self.ended(&error))),
+            Poll::Ready(None) => return Poll::Ready(Step::End(self.closed())),
+            Poll::Pending => self.stall_read(),
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.ws).poll_flush(cx) {
+                Poll::Pending => self.stall_write(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Step::End(self.ended(&error))),
+                Poll::Ready(Ok(())) => self.flushed(),
+            }
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        Poll::Ready(Step::Tick)
+    }
+
+    fn flushed(&mut self) {
+        self.unflushed = false;
+        self.write_stall = None;
+        for decided in self.decided.drain(..) {
+            self.io.meter.dispatched(decided.elapsed());
+        }
+    }
+
+    fn stall_write(&mut self) {
+        if self.write_stall.is_none() {
+            let until = Instant::now() + self.io.limits.write_timeout;
+            self.write_stall = Some((self.ws.get_ref().written, until));
+            self.arm();
+        }
+    }
+
+    fn stall_read(&mut self) {
+        let read = self.ws.get_ref().read;
+        if read == self.read_whole {
+            self.read_stall = None;
+        } else if self.read_stall.is_none_or(|(before, _)| before != read) {
+            self.read_stall = Some((read, Instant::now() + UNFINISHED));
+            self.arm();
+        }
+    }
+
+    /// Acts on a message of the worker.
+    async fn read(&mut self, message: Message) -> Result<(), End> {
+        match message {
+            Message::Text(text) => {
+                self.alive().await?;
+                self.frame(&text).await
+            }
+            Message::Ping(_) => {
+                self.unflushed = true;
+                self.nuisance()?;
+                self.alive().await
+            }
+            // No life: libraries answer pings while the worker hangs.
+            Message::Pong(payload) => self.pong(&payload),
+            Message::Binary(_) => {
+                self.alive().await?;
+                self.io.meter.protocol_error("unexpected");
+                self.nuisance()?;
+                self.complain("unexpected_binary", "binary frames belong to artifacts, and none is announced")
+            }
+            Message::Close(_) | Message::Frame(_) => Err(self.closed()),
+        }
+    }
+
+    async fn frame(&mut self, text: &str) -> Result<(), End> {
+        let frame = match FromWorker::decode(text) {
+            Ok(frame) => frame,
+            Err(problem) => {
+                self.io.meter.protocol_error(kind_of(&problem));
+                return match problem {
+                    DecodeError::UnknownType(_) => {
+                        self.nuisance()?;
+                        self.complain("unknown_type", &problem.to_string())
+                    }
+                    DecodeError::Malformed(_) => {
+                        warn!(worker = %self.worker, %problem, "closing a connection that carries garbage");
+                        self.complain("bad_frame", &problem.to_string())?;
+                        Err(End::tell(Why::Protocol, CloseCode::Invalid))
+                    }
+                };
+            }
+        };
+        self.io.meter.message("in", frame.kind(), text.len());
+        let report = match frame {
+            FromWorker::Accepted(frame) => translate::attempt(&frame.task, frame.epoch)
+                .map(|(task, epoch)| Report::Accepted { task, epoch }),
+            FromWorker::Result(frame) => translate::result(frame),
+            FromWorker::Rejected(frame) => translate::rejected(frame),
+            FromWorker::Heartbeat(frame) => Ok(translate::heartbeat(&frame)),
+            FromWorker::Goodbye(frame) => {
+                self.said_goodbye = true;
+                Ok(translate::goodbye(frame))
+            }
+            FromWorker::Output(frame) => match translate::attempt(&frame.task, frame.epoch) {
+                Ok((task, epoch)) => {
+                    let (conn, stream) = (self.io.conn, translate::stream(frame.stream));
+                    self.io.door.output(conn, task, epoch, stream, frame.offset, &frame.data);
+                    return Ok(());
+                }
+                Err(problem) => Err(problem),
+            },
+            FromWorker::Progress(frame) => match translate::attempt(&frame.task, frame.epoch) {
+                Ok((task, epoch)) => {
+                    let message = frame.message.as_deref().map(translate::sentence);
+                    let fraction = translate::fraction(frame.fraction);
+                    self.io.door.progress(self.io.conn, task, epoch, fraction, message);
+                    return Ok(());
+                }
+                Err(problem) => Err(problem),
+            },
+            FromWorker::Error(frame) => {
+                // Never answered by `error`, or two peers could do so for ever.
+                warn!(worker = %self.worker, code = ?frame.code, message = ?frame.message, "the worker complains");
+                return self.nuisance();
+            }
+            FromWorker::Register(_) => {
+                self.io.meter.protocol_error("unexpected");
+                self.complain("already_registered", "register is the first frame and comes once")?;
+                return Err(End::tell(Why::Protocol, CloseCode::Policy));
+            }
+        };
+        match report {
+            Ok(report) => self.report(report).await,
+            Err(problem) => {
+                self.io.meter.protocol_error("unexpected");
+                debug!(worker = %self.worker, %problem, "ignored a frame about no task of ours");
+                self.nuisance()
+            }
+        }
+    }
+
+    /// Acts on a command of the manager.
+    async fn obey(&mut self, command: LinkCommand) -> Result<(), End> {
+        match command {
+            LinkCommand::Order(order, decided) => self.order(order, decided).await,
+            LinkCommand::Close(why) => Err(End::tell(why, code_of(why))),
+            LinkCommand::Probe(answer) => self.ping(Some(answer)),
+        }
+    }
+
+    async fn order(&mut self, order: Order, decided: std::time::Instant) -> Result<(), End> {
+        let attempt = match &order {
+            Order::Execute(assignment) => Some((assignment.task, assignment.epoch)),
+            Order::Registered(welcome) => {
+                self.interval = welcome.heartbeat_interval.max(Duration::from_millis(10));
+                self.heartbeat_due = Some(Instant::now() + phase(&self.worker, self.interval));
+                self.arm();
+                None
+            }
+            Order::Refused { .. }
+            | Order::Cancel { .. }
+            | Order::Ack { .. }
+            | Order::Drain { .. }
+            | Order::Goodbye { .. } => None,
+        };
+        match translate::order(order, self.io.conn) {
+            Ok((kind, text)) => {
+                if attempt.is_some() {
+                    self.decided.push(decided);
+                }
+                self.send_text(kind, text)
+            }
+            Err(problem) => {
+                warn!(worker = %self.worker, ?attempt, %problem, "cannot write an order as a frame");
+                let Some((task, epoch)) = attempt else { return Ok(()) };
+                let reason = "its input is not JSON".into();
+                self.report(Report::Rejected { task, epoch, reason, retryable: false }).await
+            }
+        }
+    }
+
+    /// The timer rang. It is set lazily, so each time may have moved on since.
+    fn tick(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if let Some((written, until)) = self.write_stall
+            && now >= until
+        {
+            if written == self.ws.get_ref().written {
+                warn!(worker = %self.worker, "the worker does not read");
+                return Err(End::broken(Why::SlowConsumer));
+            }
+            self.write_stall = Some((self.ws.get_ref().written, now + self.io.limits.write_timeout));
+        }
+        if self.read_stall.is_some_and(|(_, until)| now >= until) {
+            self.io.meter.protocol_error("unexpected");
+            return Err(End { deaf: true, ..End::tell(Why::Protocol, CloseCode::Policy) });
+        }
+        if self.heartbeat_due.is_some_and(|due| now >= due) {
+            self.heartbeat_due = Some(now + self.interval);
+            let frame = FromServer::from(ServerHeartbeat {});
+            if let Ok(text) = frame.encode() {
+                self.send_text(frame.kind(), text)?;
+            }
+            self.ping(None)?;
+        }
+        // Also where nothing was due: a timer that has rung would ring again at once.
+        self.timer_at = now + INTERVAL;
+        self.timer.as_mut().reset(self.timer_at);
+        self.arm();
+        Ok(())
+    }
+
+    /// Sets the timer to the earliest time that matters.
+    fn arm(&mut self) {
+        let stalls = [self.write_stall, self.read_stall].into_iter().flatten().map(|(_, until)| until);
+        let Some(due) = stalls.chain(self.heartbeat_due).min() else { return };
+        if due < self.timer_at {
+            self.timer_at = due;
+            self.timer.as_mut().reset(due);
+        }
+    }
+
+    fn ping(&mut self, answer: Option<oneshot::Sender<Duration>>) -> Result<(), End> {
+        let (nonce, sent) = (self.next_nonce, Instant::now());
+        self.next_nonce += 1;
+        if self.pings.len() == PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(Ping { nonce, sent, answer });
+        self.send(Message::Ping(nonce.to_be_bytes().to_vec().into()))
+    }
+
+    fn pong(&mut self, payload: &[u8]) -> Result<(), End> {
+        let asked = |ping: &Ping| ping.nonce.to_be_bytes() == payload;
+        let Some(ping) = self.pings.iter().position(asked).and_then(|at| self.pings.remove(at)) else {
+            return self.nuisance();
+        };
+        let rtt = ping.sent.elapsed();
+        self.io.meter.rtt(&self.worker, rtt);
+        if let Some(answer) = ping.answer {
+            // Who asked may have given up.
+            answer.send(rtt).ok();
+        }
+        Ok(())
+    }
+
+    /// Reports life, at most every quarter interval.
+    async fn alive(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if now - self.alive_at < self.interval / 4 {
+            return Ok(());
+        }
+        self.alive_at = now;
+        self.report(Report::Alive).await
+    }
+
+    async fn report(&mut self, report: Report) -> Result<(), End> {
+        match self.io.report(report).await {
+            true => Ok(()),
+            false => Err(End::tell(Why::ServerShutdown, CloseCode::Away)),
+        }
+    }
+
+    /// Counts what costs more than it brings, and ends a connection that overdoes it.
+    fn nuisance(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if now - self.nuisances.0 >= Duration::from_secs(1) {
+            self.nuisances = (now, 0);
+        }
+        self.nuisances.1 += 1;
+        if self.nuisances.1 <= NUISANCES {
+            return Ok(());
+        }
+        self.io.meter.protocol_error("rate");
+        warn!(worker = %self.worker, "closing a connection with too many control or bad frames");
+        Err(End::tell(Why::Protocol, CloseCode::Policy))
+    }
+
+    fn complain(&mut self, code: &str, message: &str) -> Result<(), End> {
+        let frame = FromServer::from(ErrorFrame { code: code.to_owned(), message: message.to_owned() });
+        match frame.encode() {
+            Ok(text) => self.send_text(frame.kind(), text),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn send_text(&mut self, kind: &'static str, text: String) -> Result<(), End> {
+        self.io.meter.message("out", kind, text.len());
+        self.send(Message::Text(text.into()))
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), End> {
+        self.unflushed = true;
+        Pin::new(&mut self.ws).start_send(message).map_err(|error| self.ended(&error))
+    }
+
+    fn closed(&self) -> End {
+        let why = if self.said_goodbye { Why::Drained } else { Why::PeerClosed };
+        End::tell(why, CloseCode::Normal)
+    }
+
+    /// What an error of the WebSocket means, and what the peer is told of it (RFC 6455, 7.4.1).
+    fn ended(&self, error: &tungstenite::Error) -> End {
+        use tungstenite::Error;
+        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+        let (kind, code) = match error {
+            Error::Protocol(ResetWithoutClosingHandshake)
+            | Error::ConnectionClosed
+            | Error::AlreadyClosed => {
+                return End { close: None, deaf: true, ..self.closed() };
+            }
+            Error::WriteBufferFull(_) => return End::broken(Why::SlowConsumer),
+            Error::Capacity(_) => ("too_big", CloseCode::Size),
+            Error::Utf8(_) => ("bad_utf8", CloseCode::Invalid),
+            Error::Protocol(_) | Error::AttackAttempt => ("unexpected", CloseCode::Protocol),
+            Error::Io(_) | Error::Tls(_) | Error::Url(_) | Error::Http(_) | Error::HttpFormat(_) => {
+                debug!(worker = %self.worker, %error, "the socket broke");
+                return End::broken(Why::Io);
+            }
+        };
+        self.io.meter.protocol_error(kind);
+        warn!(worker = %self.worker, %error, "closing a connection that breaks the protocol");
+        End { deaf: true, ..End::tell(Why::Protocol, code) }
+    }
+
+    /// Flushes what stands before the end, closes, and waits shortly until the peer has read it: an
+    /// early end of the socket would throw away what is still on its way.
+    async fn finish(&mut self, end: End) {
+        let Some(code) = end.close else { return };
+        let goodbye = async {
+            self.ws.send(Message::Close(Some(CloseFrame { code, reason: end.why.as_str().into() }))).await?;
+            self.flushed();
+            if end.deaf {
+                let mut ignored = [0; 8 * 1024];
+                while self.ws.get_mut().read(&mut ignored).await? > 0 {}
+            } else {
+                while self.ws.next().await.is_some_and(|read| read.is_ok()) {}
+            }
+            Ok::<_, tungstenite::Error>(())
+        };
+        // It may be gone or stuck already; then there is nobody to tell.
+        drop(timeout(CLOSING, goodbye).await);
+    }
+}
+
+/// The metrics' word for what cannot be read.
+fn kind_of(problem: &DecodeError) -> &'static str {
+    match problem {
+        DecodeError::Malformed(_) => "bad_json",
+        DecodeError::UnknownType(_) => "bad_type",
+    }
+}
+
+fn code_of(why: Why) -> CloseCode {
+    match why {
+        Why::ServerShutdown => CloseCode::Away,
+        Why::RemovedFromConfig | Why::Moved | Why::ScaledIn | Why::Drained | Why::PeerClosed | Why::Io => {
+            CloseCode::Normal
+        }
+        Why::Protocol => CloseCode::Protocol,
+        Why::HeartbeatTimeout | Why::SlowConsumer | Why::Superseded | Why::CancelTimeout => CloseCode::Policy,
+    }
+}
+
+/// When in each interval a worker's heartbeat is sent: by its name, so that 10,000 of them are
+/// spread evenly however many connected at once (FNV-1a; any stable hash would do).
+fn phase(worker: &WorkerName, interval: Duration) -> Duration {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = worker.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    let nanos = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Duration::from_nanos(hash % nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heartbeats_of_many_workers_are_spread_over_the_interval() {
+        let interval = Duration::from_secs(30);
+        let mut thirds = [0; 3];
+        for number in 0..300 {
+            let at = phase(&WorkerName::from(format!("python-{number}")), interval);
+            thirds[usize::try_from(at.as_secs() / 10).expect("small")] += 1;
+        }
+        assert!(thirds.iter().all(|count| *count > 70), "{thirds:?}");
+    }
+}
