@@ -1,4 +1,5 @@
-//! The command line: one file per verb.
+//! The command line: one file per verb. A verb asks the server or reads a file, prints what it
+//! found on standard output, and says on standard error what a person has to know.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -8,9 +9,32 @@ use clap::{Parser, Subcommand};
 
 use crate::supervise::lifeline;
 
+mod check;
+mod events;
+mod failure;
+mod live;
+mod plan;
+mod reload;
+mod run;
+mod schema;
+mod server;
+mod show;
+mod status;
+mod tasks;
+mod workers;
+mod yaml;
+
+use failure::{Failure, Outcome};
+
 /// The operations server for fleets of agent tool workers.
 #[derive(Debug, Parser)]
-#[command(name = "rollcall", version)]
+#[command(
+    name = "rollcall",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed (an invalid file, a task that did not succeed), 2 wrong usage, 4 a store that must not be served.\n\
+        ROLLCALL_SERVER and ROLLCALL_KEY say which server to speak to, and as whom."
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -18,6 +42,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Check(check::Check),
+    Plan(plan::Plan),
+    Schema(schema::Schema),
+    Reload(reload::Reload),
+    Run(Box<run::Run>),
+    Status(status::Status),
+    Workers(workers::Workers),
+    Tasks(tasks::Tasks),
+    Events(events::Events),
     /// The parent of a launched program.
     #[command(name = lifeline::VERB, hide = true)]
     Lifeline {
@@ -30,7 +63,28 @@ enum Verb {
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
-    match Arguments::parse().verb {
-        Verb::Lifeline { grace_ms, command } => lifeline::run(&command, Duration::from_millis(grace_ms)),
+    let outcome = match Arguments::parse().verb {
+        Verb::Lifeline { grace_ms, command } => {
+            return lifeline::run(&command, Duration::from_millis(grace_ms));
+        }
+        Verb::Check(verb) => verb.run(),
+        Verb::Schema(verb) => verb.run(),
+        Verb::Plan(verb) => wait(verb.run()),
+        Verb::Reload(verb) => wait(verb.run()),
+        Verb::Run(verb) => wait(verb.run()),
+        Verb::Status(verb) => wait(verb.run()),
+        Verb::Workers(verb) => wait(verb.run()),
+        Verb::Tasks(verb) => wait(verb.run()),
+        Verb::Events(verb) => wait(verb.run()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
     }
+}
+
+/// Runs a verb that speaks to a server.
+fn wait(verb: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?.block_on(verb)
 }

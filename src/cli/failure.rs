@@ -1,0 +1,113 @@
+//! Why a verb failed, and the exit code that says so.
+
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+use crate::client::ClientError;
+use crate::supervise::printable;
+
+/// Something did not work.
+const FAILED: u8 = 1;
+/// The command line makes no sense; clap exits with the same.
+const USAGE: u8 = 2;
+
+/// Why a verb failed. What is said is what a person can act on.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It is said here.
+    Said(String),
+    /// The command line makes no sense.
+    Usage(String),
+    /// All has been said already.
+    Silent,
+    /// Whoever read our output has left (`rollcall … | head`): nothing is wrong.
+    ReaderLeft,
+}
+
+pub(super) type Outcome = Result<(), Failure>;
+
+impl Failure {
+    pub(super) fn new(message: impl Display) -> Self {
+        Self::Said(message.to_string())
+    }
+
+    pub(super) fn usage(message: impl Display) -> Self {
+        Self::Usage(message.to_string())
+    }
+
+    /// Says what is left to say, on standard error.
+    pub(super) fn tell(&self) -> ExitCode {
+        match self {
+            Self::Said(message) => say(message),
+            Self::Usage(message) => {
+                say(message);
+                return ExitCode::from(USAGE);
+            }
+            Self::Silent => {}
+            Self::ReaderLeft => return ExitCode::SUCCESS,
+        }
+        ExitCode::from(FAILED)
+    }
+}
+
+/// Writes `error: message`; what cannot be written is not worth a second failure.
+fn say(message: &str) {
+    let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+    let lines: Vec<_> = message.lines().map(printable).collect();
+    let mut err = anstream::stderr().lock();
+    drop(io::Write::write_fmt(&mut err, format_args!("{red}error:{red:#} {}\n", lines.join("\n"))));
+}
+
+impl From<io::Error> for Failure {
+    /// From writing our own output.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::ReaderLeft;
+        }
+        Self::Said(format!("cannot write the output: {error}"))
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Address { .. } => Self::Usage(error.to_string()),
+            ClientError::Problem(ref problem) => {
+                let mut message = problem.to_string();
+                // A refused topology, or task, says all that is wrong with it.
+                for item in
+                    problem.more.get("problems").and_then(|list| list.as_array()).into_iter().flatten()
+                {
+                    message.push('\n');
+                    message.push_str(&one_problem(item));
+                }
+                Self::Said(message)
+            }
+            ClientError::Request(_)
+            | ClientError::Unreachable { .. }
+            | ClientError::Broken { .. }
+            | ClientError::Timeout { .. }
+            | ClientError::Answer(_) => Self::Said(error.to_string()),
+        }
+    }
+}
+
+/// One entry of a refusal's `problems`: `file:line:column: path: message`, and the line itself.
+pub(super) fn one_problem(item: &serde_json::Value) -> String {
+    let text = |name: &str| item[name].as_str().unwrap_or_default();
+    let mut place = text("file").to_owned();
+    if let (Some(line @ 1..), Some(column)) = (item["line"].as_u64(), item["column"].as_u64()) {
+        place.push_str(&format!(":{line}:{column}"));
+    }
+    let parts: Vec<_> =
+        [place.as_str(), text("path"), text("message")].into_iter().filter(|part| !part.is_empty()).collect();
+    let mut said = if parts.is_empty() { item.to_string() } else { parts.join(": ") };
+    if let Some(snippet) = item["snippet"].as_str() {
+        said.push('\n');
+        said.push_str(snippet);
+    }
+    said
+}

@@ -1,0 +1,146 @@
+//! `rollcall workers …`: the workers of a running server, and an operator's words about them.
+
+use std::io::{self, Write};
+
+use clap::Subcommand;
+use serde_json::Value;
+
+use super::failure::Outcome;
+use super::server::Server;
+use super::show::{Output, Table, cell, fact, when};
+use crate::client::{Client, encoded};
+
+/// Lists workers, shows one, and tells them what to do.
+#[derive(Debug, clap::Args)]
+pub(super) struct Workers {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists all workers.
+    Ls {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Shows everything about one worker.
+    Describe {
+        /// The worker.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Gives a worker no new tasks, until `uncordon`.
+    Cordon {
+        /// The worker.
+        name: String,
+    },
+    /// Gives a worker tasks again.
+    Uncordon {
+        /// The worker.
+        name: String,
+    },
+    /// Gives a worker no new tasks and lets it finish those it has.
+    Drain {
+        /// The worker.
+        name: String,
+    },
+    /// Drains a worker, then starts its program, or its connection, anew.
+    Restart {
+        /// The worker.
+        name: String,
+    },
+    /// Measures one round trip to a worker.
+    Probe {
+        /// The worker.
+        name: String,
+    },
+}
+
+impl Workers {
+    pub(super) async fn run(&self) -> Outcome {
+        let client = self.server.client()?;
+        match &self.verb {
+            Verb::Ls { output } => list(&client, *output).await,
+            Verb::Describe { name, output } => describe(&client, name, *output).await,
+            Verb::Cordon { name } => say(&client, name, "cordon", "gets no new tasks").await,
+            Verb::Uncordon { name } => say(&client, name, "uncordon", "gets tasks again").await,
+            Verb::Drain { name } => {
+                say(&client, name, "drain", "finishes what it runs and gets no new tasks").await
+            }
+            Verb::Restart { name } => {
+                say(&client, name, "restart", "finishes what it runs and is then started anew").await
+            }
+            Verb::Probe { name } => probe(&client, name).await,
+        }
+    }
+}
+
+async fn list(client: &Client, output: Output) -> Outcome {
+    let workers: Value = client.get("/v1/workers").await?;
+    output.print(&workers, |out| {
+        let items = workers["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if items.is_empty() {
+            return writeln!(out, "there are no workers; add one to config.yaml");
+        }
+        let head = ["NAME", "STATE", "POOL", "SLOTS", "HEARTBEAT", "RECONNECTS", "CAPABILITIES", "REASON"];
+        let mut table = Table::new(head);
+        for item in items {
+            table.row([
+                cell(item, "name"),
+                cell(item, "state"),
+                cell(item, "pool"),
+                format!("{}/{}", cell(item, "slots.used"), cell(item, "slots.total")),
+                when(item, "last_heartbeat"),
+                cell(item, "reconnects"),
+                cell(item, "capabilities"),
+                reason(item),
+            ]);
+        }
+        table.write(out)
+    })
+}
+
+/// Why a worker is not ready.
+fn reason(worker: &Value) -> String {
+    match cell(worker, "reason") {
+        none if none == "-" && worker["state"] != "ready" => cell(worker, "last_error"),
+        reason => reason,
+    }
+}
+
+async fn describe(client: &Client, name: &str, output: Output) -> Outcome {
+    let worker: Value = client.get(&format!("/v1/workers/{}", encoded(name))).await?;
+    output.print(&worker, |out| facts(out, &worker))
+}
+
+fn facts(out: &mut dyn Write, worker: &Value) -> io::Result<()> {
+    let slots = format!("{} of {} used", cell(worker, "slots.used"), cell(worker, "slots.total"));
+    for name in ["name", "state", "reason", "pool", "origin", "endpoint", "kind", "version", "isolation"] {
+        fact(out, name, &cell(worker, name))?;
+    }
+    fact(out, "slots", &slots)?;
+    for name in ["labels", "capabilities", "instance", "connection", "reconnects"] {
+        fact(out, name, &cell(worker, name))?;
+    }
+    fact(out, "connected", &when(worker, "connected_at"))?;
+    fact(out, "last heartbeat", &when(worker, "last_heartbeat"))?;
+    fact(out, "next attempt", &when(worker, "next_attempt_at"))?;
+    fact(out, "last error", &cell(worker, "last_error"))
+}
+
+async fn say(client: &Client, name: &str, word: &str, effect: &str) -> Outcome {
+    client.act::<Value>(&format!("/v1/workers/{}/{word}", encoded(name))).await?;
+    writeln!(anstream::stdout().lock(), "{name} {effect}")?;
+    Ok(())
+}
+
+async fn probe(client: &Client, name: &str) -> Outcome {
+    let answer: Value = client.act(&format!("/v1/workers/{}/probe", encoded(name))).await?;
+    let rtt = cell(&answer, "rtt_ms");
+    writeln!(anstream::stdout().lock(), "{name} answered in {rtt} ms")?;
+    Ok(())
+}
