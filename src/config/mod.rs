@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,15 +10,33 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::fleet::{Topology, WorkerName, WorkerSpec};
+use self::check::{Making, Programs};
+use self::model::{Document, Worker};
+use self::node::{At, Node, Value};
+use self::reader::{Reader, Value as _};
+use crate::fleet::{Origin, Topology, WorkerName, WorkerSpec};
 
+mod check;
+mod model;
+mod node;
 mod plan;
 mod problem;
+mod reader;
+mod substitute;
+mod values;
 mod watch;
+mod worker_values;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
 pub use problem::{Problem, listed};
 pub use watch::{Trigger, Watcher};
+
+/// Workers that one server takes.
+pub const MAX_WORKERS: usize = 20_000;
 
 /// A topology that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +180,11 @@ impl Env {
             .collect()
     }
 
+    /// All of it, by name.
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
@@ -199,18 +223,6 @@ pub struct Loaded {
 /// could not be read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
-
-impl Fingerprint {
-    fn of(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            let part = part.as_ref();
-            hash.update(part.len().to_le_bytes());
-            hash.update(part);
-        }
-        Self(hash.finalize().into())
-    }
-}
 
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -262,39 +274,88 @@ impl Source {
         &self.env
     }
 
+    /// The folder of the file, where relative paths start.
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
     /// Reads and checks the file. Blocks; a large fleet takes a tenth of a second.
     ///
     /// # Errors
     /// See [`LoadError`]; all problems at once.
     pub fn load(&self) -> Result<Loaded, LoadError> {
         let name = self.path.display().to_string();
-        let text = std::fs::read_to_string(&self.path).map_err(|error| LoadError {
-            kind: LoadErrorKind::Unreadable,
-            problems: vec![Problem::of(name.as_str(), "", format!("cannot be read: {error}"))],
-            fingerprint: Fingerprint::of([error.to_string()]),
+        let (text, fingerprint) = self.read();
+        let failed = |kind, problems| LoadError { kind, problems, fingerprint: fingerprint.clone() };
+        let text = text.map_err(|error| {
+            failed(
+                LoadErrorKind::Unreadable,
+                vec![Problem::of(name.as_str(), "", format!("cannot be read: {error}"))],
+            )
         })?;
-        let fingerprint = Fingerprint::of([&text]);
-        match self.parse(&name, &text) {
-            Ok(config) => Ok(Loaded { config, fingerprint }),
-            Err(problems) => Err(LoadError { kind: LoadErrorKind::Invalid, problems, fingerprint }),
-        }
+        let config = self.parse(&name, &text).map_err(|problems| failed(LoadErrorKind::Invalid, problems))?;
+        Ok(Loaded { config, fingerprint })
     }
 
     /// The fingerprint that [`Source::load`] would give now. Blocks, but far shorter.
     pub fn fingerprint(&self) -> Fingerprint {
-        match std::fs::read_to_string(&self.path) {
-            Ok(text) => Fingerprint::of([text]),
-            Err(error) => Fingerprint::of([error.to_string()]),
+        self.read().1
+    }
+
+    /// The text, and the fingerprint of it and of the files that it names.
+    fn read(&self) -> (io::Result<String>, Fingerprint) {
+        let text = read_bounded(&self.path);
+        let mut hash = Sha256::new();
+        let mut part = |read: &io::Result<String>| {
+            let bytes = read.as_ref().map_or_else(|error| error.to_string(), String::clone);
+            hash.update(bytes.len().to_le_bytes());
+            hash.update(bytes);
+        };
+        part(&text);
+        for named in text.iter().flat_map(|text| substitute::files_named(text, self.folder())) {
+            part(&read_bounded(&named));
         }
+        (text, Fingerprint(hash.finalize().into()))
     }
 
     /// Checks a text as if it stood in the file; problems call it `name`. Blocks.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn parse(&self, name: &str, _text: &str) -> Result<Config, Vec<Problem>> {
-        Err(vec![Problem::of(name, "", "reading topologies is being built in")])
+    pub fn parse(&self, name: &str, text: &str) -> Result<Config, Vec<Problem>> {
+        let file: Arc<str> = name.into();
+        let mut reader = Reader::of_file(file.clone(), text);
+        let (tree, faults) = yaml::parse(text);
+        reader.faults(faults);
+        let mut config = None;
+        if let Some(mut tree) = tree {
+            substitute::replace(&mut tree, &self.env, self.folder(), &mut reader);
+            substitute::override_fixed(&mut tree, &self.env, &mut reader);
+            let making = Making::new(&self.env, self.folder(), &mut reader);
+            if tree.is_null() {
+                reader.problem(
+                    tree.place,
+                    &At::ROOT,
+                    "is empty; it must have `workers:`, at least `workers: []`",
+                );
+            } else if let Some(document) = Document::read(&tree, &At::ROOT, &mut reader) {
+                let made = making.config(file, document, &mut reader);
+                config = Some(Config { hash: canonical_hash(&tree, making.all_mock), ..made });
+            }
+        }
+        let warnings = reader.finish()?;
+        // No tree and no document leave a problem behind, always.
+        let config = config.ok_or_else(|| vec![Problem::of(name, "", "could not be read")])?;
+        Ok(Config { warnings, ..config })
     }
+}
+
+/// Reads a file that is not far larger than any topology may be.
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let most = u64::try_from(yaml::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(path)?.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Reads a worker's entry given as JSON, by the rules of the file's `workers:` (but nothing is
@@ -302,11 +363,59 @@ impl Source {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn worker_from_json(entry: &serde_json::Value, _env: &Env) -> Result<WorkerSpec, Vec<Problem>> {
-    Err(vec![Problem::of("request", "", format!("reading workers is being built in ({entry})"))])
+pub fn worker_from_json(entry: &serde_json::Value, env: &Env) -> Result<WorkerSpec, Vec<Problem>> {
+    let mut reader = Reader::of_request();
+    let making = Making::new(env, Path::new(""), &mut reader);
+    let node = Node::of_json(entry);
+    let worker = Worker::read(&node, &At::ROOT, &mut reader);
+    let spec = worker.map(|worker| {
+        making.worker(worker, Origin::Api, &mut Programs::new(&making), &At::ROOT, &mut reader)
+    });
+    reader.finish()?;
+    spec.ok_or_else(|| vec![Problem::of("request", "", "could not be read")])
 }
 
 /// The JSON Schema of config.yaml, for editors.
 pub fn schema() -> serde_json::Value {
-    serde_json::json!({ "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object" })
+    let mut schema = Document::schema();
+    if let Some(fields) = schema.as_object_mut() {
+        fields.shift_insert(0, "$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into());
+        fields.shift_insert(1, "title".to_owned(), "Rollcall topology".into());
+    }
+    schema
+}
+
+/// The first 12 hex digits of the SHA-256 of a tree: comments, spaces, quotes and the order of
+/// fields do not count.
+fn canonical_hash(tree: &Node<'_>, all_mock: bool) -> Arc<str> {
+    fn feed(node: &Node<'_>, hash: &mut Sha256) {
+        let mut part = |kind: u8, length: usize, bytes: &str| {
+            hash.update([kind]);
+            hash.update(length.to_le_bytes());
+            hash.update(bytes);
+        };
+        match &node.value {
+            Value::Wrong => part(b'w', 0, ""),
+            Value::Scalar(_) if node.is_null() => part(b'0', 0, ""),
+            Value::Scalar(scalar) => part(b's', scalar.text.len(), &scalar.text),
+            Value::List(items) => {
+                part(b'l', items.len(), "");
+                items.iter().for_each(|item| feed(item, hash));
+            }
+            Value::Map(entries) => {
+                part(b'm', entries.len(), "");
+                let mut sorted: Vec<_> = entries.iter().collect();
+                sorted.sort_by(|(one, _), (other, _)| one.text.cmp(&other.text));
+                for (key, value) in sorted {
+                    hash.update(key.text.len().to_le_bytes());
+                    hash.update(&*key.text);
+                    feed(value, hash);
+                }
+            }
+        }
+    }
+    let mut hash = Sha256::new();
+    hash.update([u8::from(all_mock)]);
+    feed(tree, &mut hash);
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }

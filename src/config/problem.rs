@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// How many problems one reading keeps; the rest are counted. A broken template of a large fleet
 /// repeats the same mistake thousands of times.
-pub const MAX_PROBLEMS: usize = 100;
+pub(super) const MAX_PROBLEMS: usize = 100;
 
 /// How much of a long line is shown, in characters.
 const SHOWN_WIDTH: usize = 120;

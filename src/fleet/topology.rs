@@ -66,12 +66,20 @@ impl WorkerSpec {
 }
 
 /// A program that the server starts for a worker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Environment beside the few names that every launched program gets.
     pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for LaunchSpec {
+    /// Without the environment's values: they may be secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.env.keys().collect();
+        f.debug_struct("LaunchSpec").field("command", &self.command).field("env", &names).finish()
+    }
 }
 
 /// How a mock worker behaves.

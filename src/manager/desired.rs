@@ -27,8 +27,6 @@ use crate::interface::BoxFuture;
 
 /// Requests that wait for the keeper; more make their callers wait.
 const WAITING_REQUESTS: usize = 64;
-/// Workers of the file and the API together.
-pub const MAX_WORKERS: usize = 20_000;
 
 /// What a generation is handed to: the manager, or a stand-in in tests.
 pub trait Reconciler: Send + Sync + 'static {

@@ -9,10 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::status::Outcome;
-use super::{
-    AddRefused, MAX_WORKERS, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted, guard,
-};
-use crate::config::{Changes, Fingerprint, Problem, Trigger, Watcher, describe};
+use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted, guard};
+use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, describe};
 use crate::fleet::{Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 

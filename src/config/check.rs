@@ -1,0 +1,373 @@
+//! The rules that span fields and entries, and the way from the document's types to those of the
+//! fleet. What leaves here has passed every check.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::model::{Document, Heartbeat, Launch, Server, Worker};
+use super::node::{At, Place};
+use super::reader::{Located, Reader};
+use super::values::spelled;
+use super::{Config, Env, Fixed, ReloadConfig, RetentionConfig, ServerConfig, StoreConfig, TelemetryConfig};
+use crate::fleet::{InterfaceKind, LaunchSpec, MockSpec, Origin, Settings, Topology, WorkerName, WorkerSpec};
+
+/// How workers are made from their entries.
+pub(super) struct Making<'e> {
+    /// Whether every worker becomes its mock twin.
+    pub(super) all_mock: bool,
+    /// Where relative paths start.
+    pub(super) folder: &'e Path,
+    /// Where programs are looked for.
+    pub(super) env: &'e Env,
+}
+
+impl<'e> Making<'e> {
+    /// Reads `ROLLCALL_WORKER_INTERFACE`.
+    pub(super) fn new(env: &'e Env, folder: &'e Path, reader: &mut Reader<'_>) -> Self {
+        const NAME: &str = "ROLLCALL_WORKER_INTERFACE";
+        let all_mock = match env.get(NAME) {
+            Some("mock") => true,
+            None | Some("real" | "") => false,
+            Some(other) => {
+                let message = format!("{other:?} is not one of mock, real");
+                reader.problem(Place::default(), &At::ROOT.field(NAME), message);
+                false
+            }
+        };
+        Self { all_mock, folder, env }
+    }
+
+    /// The whole configuration. Problems are in `reader`; the result counts only without any.
+    pub(super) fn config(&self, file: Arc<str>, document: Document, reader: &mut Reader<'_>) -> Config {
+        self.check_workers(&document, reader);
+        let settings = settings(&document, reader);
+        let fixed = self.fixed(&document, reader);
+        let mut programs = Programs::new(self);
+        let mut lines = BTreeMap::new();
+        let mut workers = BTreeMap::new();
+        let all = At::ROOT.field("workers");
+        for (n, entry) in document.workers.0 {
+            lines.insert(entry.value.name.value.clone(), entry.place.line);
+            let spec = self.worker(entry.value, Origin::File, &mut programs, &all.index(n), reader);
+            workers.insert(spec.name.clone(), Arc::new(spec));
+        }
+        Config {
+            file,
+            server: self.server(document.server),
+            store: StoreConfig { kind: document.store.kind.value },
+            telemetry: TelemetryConfig { log: document.telemetry.log, level: document.telemetry.level },
+            retention: RetentionConfig {
+                finished_tasks: document.retention.finished_tasks.0,
+                max_tasks: document.retention.max_tasks.0,
+                max_bytes: document.retention.max_bytes.0,
+            },
+            reload: ReloadConfig { allow_mass_removal: document.reload.allow_mass_removal },
+            topology: Topology { workers, settings, ..Topology::default() },
+            lines,
+            hash: "".into(),
+            fixed,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn server(&self, server: Server) -> ServerConfig {
+        ServerConfig {
+            listen: server.listen.value.0,
+            data_dir: self.path(&server.data_dir.value.0),
+            max_body: server.max_body.0,
+            drain_timeout: server.drain_timeout.0,
+            allowed_hosts: server.allowed_hosts.0.into_iter().map(|host| host.0).collect(),
+            allowed_origins: server.allowed_origins.0.into_iter().map(|origin| origin.0).collect(),
+            metrics_listen: server.metrics_listen.map(|address| address.value.0),
+        }
+    }
+
+    /// A relative path starts at the file's folder.
+    fn path(&self, path: &str) -> PathBuf {
+        self.folder.join(path.strip_prefix("./").unwrap_or(path))
+    }
+
+    /// What takes a restart to change, always in this order.
+    fn fixed(&self, document: &Document, reader: &Reader<'_>) -> Vec<Fixed> {
+        let field = |path, place, value| Fixed { path, value, place: reader.placed(place, path) };
+        let server = &document.server;
+        let metrics = server.metrics_listen.as_ref();
+        vec![
+            field("server.listen", server.listen.place, server.listen.value.0.to_string()),
+            field(
+                "server.metrics_listen",
+                metrics.map_or(Place::default(), |it| it.place),
+                metrics.map_or("nothing".to_owned(), |it| it.value.0.to_string()),
+            ),
+            field(
+                "server.data_dir",
+                server.data_dir.place,
+                self.path(&server.data_dir.value.0).display().to_string(),
+            ),
+            field(
+                "store.kind",
+                document.store.kind.place,
+                format!("{:?}", document.store.kind.value).to_lowercase(),
+            ),
+        ]
+    }
+
+    /// The rules between the entries: names, former names and endpoints differ.
+    fn check_workers(&self, document: &Document, reader: &mut Reader<'_>) {
+        let all = At::ROOT.field("workers");
+        let mut names: HashMap<&WorkerName, usize> = HashMap::new();
+        let mut formers: HashMap<&WorkerName, usize> = HashMap::new();
+        let mut endpoints: HashMap<&str, usize> = HashMap::new();
+        for (n, Located { value: worker, .. }) in &document.workers.0 {
+            let at = all.index(*n);
+            let name = &worker.name;
+            if let Some(first) = names.insert(&name.value, *n) {
+                let message = format!("\"{}\" is taken by workers[{first}]; names must differ", name.value);
+                reader.problem(name.place, &at.field("name"), message);
+            }
+            if let Some(endpoint) = &worker.endpoint
+                && let Some(first) = endpoints.insert(&endpoint.value.key, *n)
+            {
+                let message = format!(
+                    "{} is the endpoint of workers[{first}]; endpoints must differ",
+                    endpoint.value.url
+                );
+                reader.problem(endpoint.place, &at.field("endpoint"), message);
+            }
+            if let Some(former) = &worker.formerly
+                && let Some(first) = formers.insert(&former.value, *n)
+            {
+                let message =
+                    format!("\"{}\" is what workers[{first}] was; a worker becomes one other", former.value);
+                reader.problem(former.place, &at.field("formerly"), message);
+            }
+        }
+        for (n, Located { value: worker, .. }) in &document.workers.0 {
+            if let Some(former) = &worker.formerly
+                && let Some(holder) = names.get(&former.value)
+            {
+                let at = all.index(*n);
+                let message =
+                    format!("has no effect while workers[{holder}] is still called \"{}\"", former.value);
+                reader.warning(former.place, &at.field("formerly"), message);
+            }
+        }
+    }
+
+    /// One worker, with the rules of its own fields.
+    pub(super) fn worker(
+        &self,
+        entry: Worker,
+        origin: Origin,
+        programs: &mut Programs<'_>,
+        at: &At<'_>,
+        reader: &mut Reader<'_>,
+    ) -> WorkerSpec {
+        let place = entry.name.place;
+        let real = entry.interface.value;
+        if real == InterfaceKind::Mock && entry.capabilities.is_none() {
+            let message = "is missing; a mock offers what its entry states, and nothing else";
+            reader.problem(place, &at.field("capabilities"), message);
+        } else if self.all_mock && entry.capabilities.is_none() {
+            let message = "is missing, so its mock twin offers nothing";
+            reader.warning(place, &at.field("capabilities"), message);
+        }
+        let interface = if self.all_mock { InterfaceKind::Mock } else { real };
+        if let Some(endpoint) = &entry.endpoint
+            && interface == InterfaceKind::Websocket
+            && !endpoint.value.loopback
+        {
+            let message =
+                "leaves this machine unencrypted and without a token, which this version cannot change";
+            reader.warning(endpoint.place, &at.field("endpoint"), message);
+        }
+        let launch = entry.launch.map(|launch| (launch.place, launch.value));
+        let launch = launch.and_then(|(place, launch)| match (origin, interface) {
+            (Origin::Api, _) => {
+                let message = "only the file may name programs to launch";
+                reader.problem(place, &at.field("launch"), message);
+                None
+            }
+            (_, InterfaceKind::Mock) => None,
+            (_, InterfaceKind::Websocket) => programs.launch(launch, &at.field("launch"), reader),
+        });
+        WorkerSpec {
+            name: entry.name.value,
+            formerly: entry.formerly.map(|former| former.value),
+            origin,
+            pool: None,
+            interface,
+            endpoint: entry.endpoint.map(|endpoint| endpoint.value.url),
+            capabilities: entry.capabilities.map(|capabilities| capabilities.0),
+            slots: entry.slots.map(|slots| narrow(slots.0)),
+            timeout: entry.timeout.0,
+            labels: entry.labels.0,
+            launch,
+            mock: MockSpec {
+                latency: entry.mock.latency.0,
+                failures_per_million: entry.mock.failure_rate.0,
+                seed: entry.mock.seed.0,
+            },
+        }
+    }
+}
+
+/// Where programs are, each looked for once.
+pub(super) struct Programs<'e> {
+    folder: &'e Path,
+    folders: Vec<PathBuf>,
+    found: HashMap<String, Option<PathBuf>>,
+}
+
+impl<'e> Programs<'e> {
+    pub(super) fn new(making: &Making<'e>) -> Self {
+        let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
+        let path = making.env.get("PATH").unwrap_or_default();
+        let folders = beside.into_iter().chain(std::env::split_paths(path)).collect();
+        Self { folder: making.folder, folders, found: HashMap::new() }
+    }
+
+    fn launch(&mut self, launch: Launch, at: &At<'_>, reader: &mut Reader<'_>) -> Option<LaunchSpec> {
+        let at = at.field("command");
+        let place = launch.command.place;
+        let mut words = launch.command.value.0.into_iter().map(|word| word.0);
+        let Some(program) = words.next() else {
+            reader.problem(place, &at, "is empty; the first word is the program");
+            return None;
+        };
+        let program = match self.find(&program) {
+            Some(found) => found.display().to_string(),
+            None => {
+                let message = format!(
+                    "there is no program {program:?} {}; the worker cannot start before there is",
+                    if program.contains('/') {
+                        "at that path"
+                    } else {
+                        "beside the server's own, nor on PATH"
+                    }
+                );
+                reader.warning(place, &at, message);
+                program
+            }
+        };
+        Some(LaunchSpec { command: std::iter::once(program).chain(words).collect(), env: launch.env.0 })
+    }
+
+    fn find(&mut self, program: &str) -> Option<PathBuf> {
+        if let Some(found) = self.found.get(program) {
+            return found.clone();
+        }
+        let found = if program.contains('/') {
+            Some(self.folder.join(program.strip_prefix("./").unwrap_or(program)))
+                .filter(|path| path.is_file())
+        } else {
+            self.folders.iter().map(|folder| folder.join(program)).find(|path| path.is_file())
+        };
+        self.found.insert(program.to_owned(), found.clone());
+        found
+    }
+}
+
+fn settings(document: &Document, reader: &mut Reader<'_>) -> Settings {
+    let Document { reconnect, reload, health, queue, retry, .. } = document;
+    let [interval, suspect_after, timeout, lease] = heartbeat(&document.heartbeat, reader);
+    let mut rise = |section: &str, low: (&str, Duration), high: (&str, Duration), place| {
+        if high.1 < low.1 {
+            let message = format!("{} is shorter than {} ({})", spelled(high.1), low.0, spelled(low.1));
+            reader.problem(place, &At::ROOT.field(section).field(high.0), message);
+        }
+    };
+    rise(
+        "reconnect",
+        ("initial_backoff", reconnect.initial_backoff.value.0),
+        ("max_backoff", reconnect.max_backoff.value.0),
+        later_of(reconnect.initial_backoff.place, reconnect.max_backoff.place),
+    );
+    rise(
+        "health",
+        ("base_ejection_time", health.base_ejection_time.value.0),
+        ("max_ejection_time", health.max_ejection_time.value.0),
+        later_of(health.base_ejection_time.place, health.max_ejection_time.place),
+    );
+    rise(
+        "retry",
+        ("initial_interval", retry.initial_interval.value.0),
+        ("max_interval", retry.max_interval.value.0),
+        later_of(retry.initial_interval.place, retry.max_interval.place),
+    );
+    Settings {
+        heartbeat_interval: interval,
+        suspect_after,
+        heartbeat_timeout: timeout,
+        lease,
+        initial_backoff: reconnect.initial_backoff.value.0,
+        max_backoff: reconnect.max_backoff.value.0,
+        backoff_multiplier_percent: reconnect.multiplier.0,
+        backoff_jitter_percent: reconnect.jitter.0,
+        consecutive_failures: narrow(health.consecutive_failures.0),
+        base_ejection: health.base_ejection_time.value.0,
+        max_ejection: health.max_ejection_time.value.0,
+        max_ejection_percent: narrow(health.max_ejection_percent.0),
+        max_depth: queue.max_depth.0,
+        max_bytes: queue.max_bytes.0,
+        queue_timeout: queue.queue_timeout.0,
+        fairness_weights: queue.fairness_weights.0.clone(),
+        max_attempts: narrow(retry.max_attempts.0),
+        retry_initial: retry.initial_interval.value.0,
+        retry_coefficient_percent: retry.backoff_coefficient.0,
+        retry_max: retry.max_interval.value.0,
+        removal_grace: reload.removal_grace.map(|grace| grace.0),
+        ..Settings::default()
+    }
+}
+
+/// Interval, suspicion, timeout and lease: in rising order, the omitted ones from the interval.
+fn heartbeat(heartbeat: &Heartbeat, reader: &mut Reader<'_>) -> [Duration; 4] {
+    let interval = heartbeat.interval.value.0;
+    let or = |field: &Option<Located<_>>, tenths: u32, value: fn(&_) -> Duration| {
+        let written = field.as_ref().map(|field: &Located<_>| (value(&field.value), field.place));
+        written.unwrap_or((interval * tenths / 10, heartbeat.interval.place))
+    };
+    let steps = [
+        ("interval", (interval, heartbeat.interval.place)),
+        ("suspect_after", or(&heartbeat.suspect_after, 15, |span| span.0)),
+        ("timeout", or(&heartbeat.timeout, 25, |span| span.0)),
+        ("lease", or(&heartbeat.lease, 40, |span| span.0)),
+    ];
+    let section = At::ROOT.field("heartbeat");
+    for pair in steps.windows(2) {
+        if let [(low, (least, before)), (high, (most, place))] = pair
+            && most <= least
+        {
+            let message = format!(
+                "{} is not above {low} ({}); interval, suspect_after, timeout and lease must rise in this order",
+                spelled(*most),
+                spelled(*least)
+            );
+            reader.problem(later_of(*place, *before), &section.field(high), message);
+        }
+    }
+    let (lease, place) = steps[3].1;
+    let enough = interval * 5 / 2 + Duration::from_secs(15);
+    if heartbeat.lease.is_some() && lease < enough {
+        let message = format!(
+            "{} is short: below 2.5 intervals and 15s ({}) a worker that only lost its connection may lose its tasks too",
+            spelled(lease),
+            spelled(enough)
+        );
+        reader.warning(place, &section.field("lease"), message);
+    }
+    steps.map(|(_, (span, _))| span)
+}
+
+/// Of two places the later one that is there at all: a default has none.
+fn later_of(one: Place, other: Place) -> Place {
+    if (one.line, one.column) > (other.line, other.column) { one } else { other }
+}
+
+/// The readers' bounds are far below.
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
