@@ -99,7 +99,9 @@ impl Live {
                     }
                 }
                 Ok(None) => return Ok(()),
-                Err(ClientError::Broken { .. }) if follow => return Err(Failure::Silent),
+                Err(ClientError::Broken { .. } | ClientError::Timeout { .. }) if follow => {
+                    return Err(Failure::Silent);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -2,15 +2,19 @@
 //! size of one event.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::pool::Connection;
 use super::{Client, ClientError};
 
 /// The largest event that is read.
 const MAX_EVENT: usize = 16 << 20;
+/// How long a stream may be silent: the server sends a comment every 15 s, so this one is dead.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,13 +45,16 @@ impl Events {
     ///
     /// # Errors
     /// [`ClientError::Broken`] when the connection ended within the stream,
-    /// [`ClientError::Answer`] for an event over the bound.
+    /// [`ClientError::Timeout`] when nothing was heard for a minute, [`ClientError::Answer`] for an
+    /// event over the bound.
     pub async fn next(&mut self) -> Result<Option<ServerEvent>, ClientError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
-            match self.body.frame().await {
+            let heard = timeout(MAX_SILENCE, self.body.frame()).await;
+            let frame = heard.map_err(|_| self.client.silent(MAX_SILENCE))?;
+            match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(self.client.broken(&error)),
                 Some(Ok(frame)) => {

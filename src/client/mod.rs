@@ -223,9 +223,7 @@ impl Client {
             self.0.pool.give_back(connection);
             Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::Timeout { base: self.0.base.clone(), after: limit }))
+        timeout(limit, exchange).await.unwrap_or_else(|_| Err(self.silent(limit)))
     }
 
     /// Follows a stream of events. `last_id` goes on behind that event.
@@ -239,9 +237,8 @@ impl Client {
             let id = HeaderValue::from_str(id).map_err(|error| ClientError::Request(error.to_string()))?;
             request = request.header(HeaderName::from_static("last-event-id"), id);
         }
-        let begun = timeout(request.timeout, self.begin(request))
-            .await
-            .map_err(|_| ClientError::Timeout { base: self.0.base.clone(), after: DEFAULT_TIMEOUT })?;
+        let limit = request.timeout;
+        let begun = timeout(limit, self.begin(request)).await.map_err(|_| self.silent(limit))?;
         let (parts, body, connection) = begun?;
         if parts.status.is_success() {
             return Ok(Events::new(self.clone(), body, connection));
@@ -276,6 +273,10 @@ impl Client {
         })?;
         let (parts, body) = response.into_parts();
         Ok((parts, body, connection))
+    }
+
+    fn silent(&self, after: Duration) -> ClientError {
+        ClientError::Timeout { base: self.0.base.clone(), after }
     }
 
     fn broken(&self, error: &hyper::Error) -> ClientError {

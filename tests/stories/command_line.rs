@@ -74,6 +74,25 @@ fn a_file_that_is_not_there_is_a_failure_and_not_a_crash() {
 }
 
 #[test]
+fn check_shows_all_that_is_wrong_with_the_lines_and_says_so_when_nothing_is() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("config.yaml");
+    let path = file.display().to_string();
+    let wrong = "workers:\n  - name: a\n    interface: mokc\n    capabilities: [a.b]\n  - name: b\n    interface: mock\n    capabilities: [a.b]\n    slot: 4\n";
+    std::fs::write(&file, wrong).expect("the folder can be written");
+    let output = rollcall(&["check", &path]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [":3:", "mokc", "mock", ":8:", "slot: 4", "slots", "has 2 problems"] {
+        assert!(said.contains(part), "{part:?} is missing in:\n{said}");
+    }
+    std::fs::write(&file, wrong.replace("mokc", "mock").replace("slot:", "slots:")).expect("as before");
+    let output = rollcall(&["check", &path]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is valid: 2 workers"), "{output:?}");
+}
+
+#[test]
 fn a_reader_who_leaves_is_not_an_error() {
     let mut child = command(&["schema"])
         .stdout(Stdio::piped())
