@@ -39,10 +39,6 @@ impl Gates {
         seq <= self.durable
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// The tasks that wait here for their hand-over.
     pub(super) fn ineligible(&self) -> BTreeSet<TaskIx> {
         let task = |behind: &Behind| match behind {

@@ -95,6 +95,19 @@ impl Fleet {
         self.finished.tasks.get(&id).map(|ended| Arc::clone(&ended.record))
     }
 
+    /// Whether a task may be shown as it is: one that ended is shown so only once that is durable.
+    pub fn is_shown(&self, id: TaskId) -> bool {
+        self.finished
+            .tasks
+            .get(&id)
+            .is_none_or(|ended| ended.record.keep == Keep::Passing || self.gates.is_durable(ended.seq))
+    }
+
+    /// Whether tasks from before the start still wait for their workers.
+    pub fn is_recovering(&self) -> bool {
+        self.tasks.iter().any(|(_, task)| matches!(task.phase, Phase::Recovering(_)))
+    }
+
     /// Counts, exact at this moment.
     pub fn stats(&self, now: Now) -> FleetStats {
         let mut capabilities = self.tally.capabilities.clone();

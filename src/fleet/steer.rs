@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::ids::{RequestId, WorkerName};
 use super::registry::{Link, Worker};
-use super::slab::WorkerIx;
+use super::slab::{TaskIx, WorkerIx};
+use super::task::Keep;
 use super::timers::{Timer, WorkerTimer};
 use super::topology::{Change, Diff, Topology, WorkerSpec};
 use super::words::*;
@@ -366,13 +367,16 @@ impl Fleet {
         }
     }
 
-    /// Attempts that launched workers still run: what a stopping server waits for.
-    pub fn launched_busy(&self) -> usize {
-        self.registry
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.process)
-            .map(|(_, worker)| worker.holds.len())
+    /// What a stopping server waits for: attempts of workers that it launched, and of callers who
+    /// wait for an answer. The rest goes on without it.
+    pub fn unfinished_business(&self) -> usize {
+        let matters = |worker: &&Worker| worker.up().is_some();
+        let workers = self.registry.workers.iter().map(|(_, worker)| worker).filter(matters);
+        let passing = |ix: &&TaskIx| self.tasks[**ix].keep == Keep::Passing;
+        workers
+            .map(|worker| {
+                if worker.process { worker.holds.len() } else { worker.holds.iter().filter(passing).count() }
+            })
             .sum()
     }
 }

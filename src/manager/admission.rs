@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The gauge. A task enters before it is sent to the core and leaves when it is final or refused.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     tasks: AtomicU64,
     bytes: AtomicU64,
     max_tasks: AtomicU64,
@@ -14,7 +14,7 @@ pub struct Admission {
 
 impl Admission {
     /// An empty gauge.
-    pub fn new(max_tasks: u64, max_bytes: u64) -> Self {
+    pub(crate) fn new(max_tasks: u64, max_bytes: u64) -> Self {
         Self {
             tasks: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -24,7 +24,7 @@ impl Admission {
     }
 
     /// Takes up new limits; what has entered stays.
-    pub fn limit(&self, max_tasks: u64, max_bytes: u64) {
+    pub(crate) fn limit(&self, max_tasks: u64, max_bytes: u64) {
         self.max_tasks.store(max_tasks, Ordering::Relaxed);
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
@@ -33,7 +33,7 @@ impl Admission {
     ///
     /// # Errors
     /// The number of tasks inside, when one more task, or its bytes, would pass a limit.
-    pub fn enter(&self, bytes: u64) -> Result<(), u64> {
+    pub(crate) fn enter(&self, bytes: u64) -> Result<(), u64> {
         let depth = self.tasks.fetch_add(1, Ordering::Relaxed);
         let held = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if depth >= self.max_tasks.load(Ordering::Relaxed)
@@ -45,15 +45,16 @@ impl Admission {
         Ok(())
     }
 
-    /// Lets a task out.
-    pub fn leave(&self, bytes: u64) {
-        self.tasks.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Lets a task in that was accepted before, whatever the limits.
+    pub(crate) fn admit(&self, bytes: u64) {
+        self.tasks.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Tasks inside.
-    pub fn depth(&self) -> u64 {
-        self.tasks.load(Ordering::Relaxed)
+    /// Lets a task out.
+    pub(crate) fn leave(&self, bytes: u64) {
+        self.tasks.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

@@ -2,11 +2,20 @@
 //! to the one room that carries it out.
 
 mod admission;
+mod callers;
 mod clock;
 pub mod desired;
 mod handle;
+mod links;
+mod narrate;
+mod recorder;
 mod ring;
+mod run;
+#[cfg(test)]
+mod tests;
+mod views;
 
 pub use clock::{Clock, wall_of};
 pub use handle::{Applied, Ask, CallError, Lifecycle, Manager, Snapshot, Submitted};
 pub use ring::{EventRing, RingEvent, RingRead};
+pub use run::{FleetLoop, Parts, start};

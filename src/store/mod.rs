@@ -8,8 +8,10 @@ use crate::fleet::{
 };
 
 mod memory;
+mod writer;
 
-pub use memory::MemoryStore;
+pub use memory::{MemoryLimits, MemoryStore};
+pub use writer::{Committed, LINGER, Writer};
 
 /// Why a commit failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,76 @@
+//! What the core notes, in the log: fleet-level facts only, each one line with its facts as fields.
+
+use tracing::{info, warn};
+
+use crate::fleet::{ConnectOutcome, Note, TaskState, WorkerState};
+
+/// Whether a note belongs to the fleet's event stream: what happens to single tasks would drown it.
+pub(super) fn is_of_the_fleet(note: &Note) -> bool {
+    match note {
+        Note::WorkerState { .. }
+        | Note::Connected { .. }
+        | Note::Disconnected { .. }
+        | Note::Applied { .. } => true,
+        Note::Ended { record, .. } => record.dead_letter,
+        Note::Submitted { .. }
+        | Note::Assigned { .. }
+        | Note::Started { .. }
+        | Note::AttemptEnded { .. }
+        | Note::Retried { .. }
+        | Note::Discarded { .. }
+        | Note::Reconciled { .. }
+        | Note::Heartbeat { .. }
+        | Note::Blocked(_) => false,
+    }
+}
+
+/// Logs a note of the fleet.
+pub(super) fn narrate(note: &Note) {
+    match note {
+        Note::WorkerState { worker, state, .. } => match state {
+            WorkerState::Suspect | WorkerState::Ejected => {
+                warn!(%worker, state = state.as_str(), "worker state")
+            }
+            WorkerState::Ready | WorkerState::Draining | WorkerState::Cordoned | WorkerState::Removed => {
+                info!(%worker, state = state.as_str(), "worker state");
+            }
+            // Told by the connection's own lines.
+            WorkerState::Disconnected | WorkerState::Connecting => {}
+        },
+        Note::Connected { worker, outcome: ConnectOutcome::Ok, again, .. } => {
+            info!(%worker, again, "worker connected");
+        }
+        Note::Connected { worker, outcome, detail, .. } => {
+            let detail = detail.as_deref().unwrap_or_default();
+            // A worker that is starting refuses its first dials: that is no news.
+            tracing::debug!(%worker, outcome = outcome.as_str(), detail, "cannot connect to worker");
+        }
+        Note::Disconnected { worker, why, .. } => {
+            if why.is_planned() {
+                info!(%worker, reason = why.as_str(), "worker disconnected");
+            } else {
+                warn!(%worker, reason = why.as_str(), "worker disconnected");
+            }
+        }
+        Note::Ended { record, .. } if record.dead_letter => {
+            let code = record.error.as_ref().map_or("", |error| &*error.code);
+            warn!(task_id = %record.id, capability = %record.spec.capability, code, "task became a dead letter");
+        }
+        Note::Ended { record, .. } if record.state == TaskState::Lost => {
+            warn!(task_id = %record.id, capability = %record.spec.capability, "task was lost with its worker");
+        }
+        Note::Discarded { task, worker, reason } => {
+            info!(task_id = %task, %worker, reason = reason.as_str(), "a result was fenced off");
+        }
+        Note::Submitted { .. }
+        | Note::Assigned { .. }
+        | Note::Started { .. }
+        | Note::AttemptEnded { .. }
+        | Note::Retried { .. }
+        | Note::Ended { .. }
+        | Note::Reconciled { .. }
+        | Note::Heartbeat { .. }
+        | Note::Blocked(_)
+        | Note::Applied { .. } => {}
+    }
+}

@@ -1,0 +1,498 @@
+//! The loop: inputs in batches, the core's decisions, each effect to its room. Worker events go
+//! before calls, and timers are judged only after the sockets were read.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Sleep, sleep_until};
+
+use super::admission::Admission;
+use super::callers::{Callers, Waiter};
+use super::clock::Clock;
+use super::handle::{Applied, Call, Lifecycle, Manager, Shared, Snapshot, Waited};
+use super::links::Links;
+use super::narrate::{is_of_the_fleet, narrate};
+use super::recorder::Recorder;
+use super::ring::EventRing;
+use super::views::Views;
+use crate::data::TaskLogs;
+use crate::fleet::*;
+use crate::interface::factory::WorkerInterfaceFactory;
+use crate::interface::{DataDoor, LinkLimits, LinkMeter};
+use crate::store::{Committed, LINGER, Opened, StoreFault, Writer};
+use crate::supervise::{Options, Supervisor};
+use crate::telemetry::{Loop, Metrics};
+
+/// Worker events that may wait; a full lane makes the sockets' readers wait.
+const EVENT_LANE: usize = 4_096;
+
+/// Calls that may wait; a full lane makes the callers wait.
+const CALL_LANE: usize = 1_024;
+
+/// Inputs taken in one pass.
+const BATCH: usize = 256;
+
+/// Housekeeping, and a sign of life, at least so often.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What the manager is made of.
+pub struct Parts {
+    /// The store.
+    pub opened: Opened,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// How to speak to workers.
+    pub factory: WorkerInterfaceFactory,
+    /// How programs are started and stopped.
+    pub programs: Options,
+    /// The bounds of connections.
+    pub limits: LinkLimits,
+    /// The seed of the core's draws.
+    pub seed: u64,
+    /// Where every input of the core is written, for `rollcall replay`.
+    pub record: Option<std::path::PathBuf>,
+}
+
+/// The loop, to be run on one task for as long as the server lives.
+pub struct FleetLoop {
+    fleet: Fleet,
+    effects: Vec<Effect>,
+    shared: Arc<Shared>,
+    events: mpsc::Receiver<Event>,
+    calls: mpsc::Receiver<Call>,
+    callers: Callers,
+    links: Links,
+    writer: Writer,
+    views: Views,
+    supervisor: Supervisor,
+    recorder: Recorder,
+    /// Inputs' bytes of submissions that are not answered yet, by request.
+    entering: HashMap<RequestId, u64>,
+    linger_until: Option<Instant>,
+    publish_at: Option<Instant>,
+    stopping: Option<Stopping>,
+}
+
+/// A stop that has been asked for.
+struct Stopping {
+    until: Instant,
+    reply: oneshot::Sender<()>,
+}
+
+/// Makes a manager and its loop.
+///
+/// # Errors
+/// When a thread or the recording's file cannot be had.
+pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
+    let Parts { opened, metrics, factory, programs, limits, seed, record } = parts;
+    let Opened { journal, archive, term, id, records } = opened;
+    let (event_sender, events) = mpsc::channel(EVENT_LANE);
+    let (call_sender, calls) = mpsc::channel(CALL_LANE);
+    let clock = Clock::default();
+    let logs = Arc::new(TaskLogs::new(term));
+    let settings = Settings::default();
+    let admission = Arc::new(Admission::new(settings.max_depth, settings.max_bytes));
+    let recorder = Recorder::open(record.as_deref(), term, seed, &id, clock.now(), &records)?;
+    for record in &records {
+        if let Record::Task(task) = record
+            && !task.state.is_final()
+        {
+            admission.admit(task.spec.input.as_str().len() as u64);
+        }
+    }
+    let fleet = Fleet::recover(term, seed, id, clock.now(), records);
+    let shared = Arc::new(Shared {
+        events: event_sender.clone(),
+        calls: call_sender,
+        admission,
+        snapshot: ArcSwap::from_pointee(Snapshot::default()),
+        snapshot_changed: Notify::new(),
+        topology: ArcSwap::from_pointee(Topology::default()),
+        lifecycle: AtomicU8::new(0),
+        stopping: watch::Sender::new(false),
+        next_request: AtomicU64::new(1),
+        clock,
+        logs: Arc::clone(&logs),
+        metrics: Arc::clone(&metrics),
+        archive,
+        ring: EventRing::default(),
+    });
+    let door: Arc<dyn DataDoor> = logs;
+    let meter: Arc<dyn LinkMeter> = metrics.clone();
+    let writer = Writer::start(journal, metrics)?;
+    let links = Links::new(event_sender.clone(), factory, door, meter, limits);
+    let supervisor = Supervisor::new(event_sender, programs);
+    let manager = Manager(Arc::clone(&shared));
+    let run = FleetLoop {
+        fleet,
+        effects: Vec::new(),
+        shared,
+        events,
+        calls,
+        callers: Callers::default(),
+        links,
+        writer,
+        views: Views::new(),
+        supervisor,
+        recorder,
+        entering: HashMap::new(),
+        linger_until: None,
+        publish_at: None,
+        stopping: None,
+    };
+    Ok((manager, run))
+}
+
+/// What woke the loop.
+enum Woken {
+    Events,
+    Calls,
+    Reaped(Option<Event>),
+    Committed(Option<Committed>),
+    Timer,
+}
+
+impl FleetLoop {
+    /// The programs that the loop starts and stops.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Runs until [`Manager::shutdown`].
+    pub async fn run(mut self) {
+        let mut event_batch = Vec::with_capacity(BATCH);
+        let mut call_batch = Vec::with_capacity(BATCH);
+        let mut tick_at = Instant::now() + TICK;
+        let mut timer: Pin<Box<Sleep>> = Box::pin(sleep_until(tick_at.into()));
+        loop {
+            let wake = self.next_wake(tick_at);
+            if timer.deadline().into_std() != wake {
+                timer.as_mut().reset(wake.into());
+            }
+            let woken = tokio::select! {
+                biased; // Worker events first, so that results are never starved by submissions.
+                _ = self.events.recv_many(&mut event_batch, BATCH) => Woken::Events,
+                _ = self.calls.recv_many(&mut call_batch, BATCH) => Woken::Calls,
+                reaped = self.links.reaped() => Woken::Reaped(reaped),
+                committed = self.writer.committed() => Woken::Committed(committed),
+                () = timer.as_mut() => Woken::Timer,
+            };
+            match woken {
+                Woken::Events => self.take_events(&mut event_batch),
+                Woken::Calls => {
+                    for call in call_batch.drain(..) {
+                        self.call(call);
+                    }
+                }
+                Woken::Reaped(event) => {
+                    if let Some(event) = event {
+                        self.tell(event);
+                    }
+                }
+                Woken::Committed(committed) => self.committed(committed),
+                Woken::Timer => {
+                    // What has arrived meanwhile is read before anybody is judged silent.
+                    tokio::task::yield_now().await;
+                    while let Ok(event) = self.events.try_recv() {
+                        self.take_event(event);
+                    }
+                    let now = Instant::now();
+                    self.shared.metrics.loop_tick(Loop::Dispatch, now.saturating_duration_since(wake));
+                    if tick_at <= now {
+                        tick_at = now + TICK;
+                        self.housekeeping();
+                    }
+                    self.tell(Event::Wake);
+                }
+            }
+            self.settle();
+            if self.stop_is_due() {
+                break;
+            }
+        }
+        self.stop().await;
+    }
+
+    fn next_wake(&self, tick_at: Instant) -> Instant {
+        let core = self.fleet.next_wake().map(|at| self.shared.clock.instant(at));
+        let stop = self.stopping.as_ref().map(|stopping| stopping.until);
+        [core, self.linger_until, self.publish_at, stop].into_iter().flatten().fold(tick_at, Instant::min)
+    }
+
+    fn take_events(&mut self, batch: &mut Vec<Event>) {
+        for event in batch.drain(..) {
+            self.take_event(event);
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        if let Event::LinkDown(conn, _) = &event {
+            self.links.ended(*conn);
+        }
+        self.tell(event);
+    }
+
+    /// Tells the core something and carries out what it says.
+    fn tell(&mut self, event: Event) {
+        let now = self.shared.clock.now();
+        self.recorder.input(now, &event);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.fleet.handle(now, event, &mut effects);
+        self.carry_out(now, &mut effects);
+        self.effects = effects;
+    }
+
+    fn carry_out(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let decided = Instant::now();
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Order(conn, order) => {
+                    if let Some(event) = self.links.order(conn, order, decided) {
+                        self.tell_later(event);
+                    }
+                }
+                Effect::Close(conn, why) => {
+                    if let Some(event) = self.links.close(conn, why) {
+                        self.tell_later(event);
+                    }
+                }
+                Effect::Dial(worker) => self.dial(&worker),
+                Effect::HangUp(worker) => self.links.hang_up(&worker),
+                Effect::Launch(worker) => self.launch(&worker),
+                Effect::Halt(worker) => self.supervisor.halt(worker),
+                Effect::Record(seq, record) => self.writer.push(seq, record),
+                Effect::Answer(request, answer) => self.answer(now, request, answer),
+                Effect::Finish(task, record) => {
+                    self.shared.admission.leave(record.spec.input.as_str().len() as u64);
+                    self.shared.logs.finish(task, &record);
+                    self.callers.finish(task, &record);
+                }
+                Effect::Publish(task, happening) => self.shared.logs.publish(task, happening, now.wall),
+                Effect::Gate(task, epoch, door) => self.shared.logs.gate(task, epoch, door),
+                Effect::Note(note) => {
+                    self.shared.metrics.note(&note);
+                    narrate(&note);
+                    if is_of_the_fleet(&note) {
+                        self.shared.ring.push(now.wall, note);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An event that an effect led to: behind what is waiting already, never in the middle of a step.
+    fn tell_later(&mut self, event: Event) {
+        if let Err(error) = self.shared.events.try_send(event) {
+            // The lane is full of events: the connection's own end is among them or will be.
+            tracing::error!(%error, "an event of the loop's own found no room");
+        }
+    }
+
+    fn dial(&mut self, worker: &WorkerName) {
+        let topology = self.shared.topology.load();
+        if let Some(spec) = topology.workers.get(worker) {
+            self.links.dial(spec, self.supervisor.token(worker));
+        }
+    }
+
+    fn launch(&mut self, worker: &WorkerName) {
+        let topology = self.shared.topology.load();
+        if let Some(program) = topology.workers.get(worker).and_then(|spec| spec.launch.clone()) {
+            self.supervisor.launch(worker.clone(), Arc::new(program));
+        }
+    }
+
+    fn answer(&mut self, now: Now, request: RequestId, answer: Answer) {
+        let entered = self.entering.remove(&request);
+        match (&answer, entered) {
+            // These made no task: what was let in for them leaves again.
+            (Answer::Refused(_) | Answer::Replayed(_) | Answer::ReplayedFromArchive(_), Some(bytes)) => {
+                self.shared.admission.leave(bytes);
+            }
+            // A person's word: whoever asked must see its effect in the next picture.
+            (Answer::Done, _) => self.views.publish(&mut self.fleet, now, &self.shared),
+            (
+                Answer::Accepted(_)
+                | Answer::Cancel(_)
+                | Answer::Refused(_)
+                | Answer::Replayed(_)
+                | Answer::ReplayedFromArchive(_),
+                _,
+            ) => {}
+        }
+        self.callers.answer(request, answer);
+    }
+
+    fn call(&mut self, call: Call) {
+        match call {
+            Call::SubmitAndWait(submission, reply) => {
+                self.enters(&submission);
+                self.callers.submits(submission.request, submission.id, reply);
+                let request = submission.request;
+                self.tell(Event::Submit(submission));
+                self.callers.submitted();
+                self.entering.remove(&request);
+            }
+            Call::Ask(request, event, reply) => {
+                if let Event::Submit(submission) = &event {
+                    self.enters(submission);
+                }
+                self.callers.asks(request, reply);
+                self.tell(event);
+            }
+            Call::Tell(event) => self.tell(event),
+            Call::Watch(task, reply) => self.watch(task, reply),
+            Call::Task(task, reply) => match self.fleet.task(task) {
+                Some(_) if !self.fleet.is_shown(task) => self.callers.waits(task, Waiter::Reader(reply)),
+                found => drop(reply.send(found)),
+            },
+            Call::Explain(task, reply) => drop(reply.send(self.fleet.explain(task))),
+            Call::Stats(reply) => drop(reply.send(self.fleet.stats(self.shared.clock.now()))),
+            Call::Apply(topology, reply) => {
+                let applied = self.apply(*topology);
+                drop(reply.send(applied));
+            }
+            Call::Link(reply) => {
+                let io = self.links.open();
+                let conn = io.conn;
+                if reply.send(io).is_err() {
+                    self.links.ended(conn);
+                }
+            }
+            Call::LinkEnded(conn, why) => self.take_event(Event::LinkDown(conn, why)),
+            Call::Probe(worker, reply) => {
+                let snapshot = self.shared.snapshot.load();
+                let conn = snapshot.worker(worker.as_str()).and_then(|view| view.connection);
+                self.links.probe(conn, reply);
+            }
+            Call::Shutdown(drain, reply) => self.begin_stop(drain, reply),
+        }
+    }
+
+    fn enters(&mut self, submission: &Submission) {
+        self.entering.insert(submission.request, submission.spec.input.as_str().len() as u64);
+    }
+
+    fn watch(&mut self, task: TaskId, reply: oneshot::Sender<Waited>) {
+        match self.fleet.task(task) {
+            Some(record) if record.state.is_final() && self.fleet.is_shown(task) => {
+                drop(reply.send(Waited::Finished(record)));
+            }
+            Some(_) => self.callers.waits(task, Waiter::Caller(reply)),
+            None => drop(reply.send(Waited::Refused(Refusal::NoSuchTask))),
+        }
+    }
+
+    fn apply(&mut self, mut topology: Topology) -> Applied {
+        let before = self.shared.topology.load_full();
+        let diff = Arc::new(Diff::between(&before, &topology));
+        let first = self.shared.lifecycle.load(Ordering::Relaxed) == 0;
+        if diff.is_empty() && !first {
+            return Applied { generation: before.generation, diff };
+        }
+        topology.generation = Generation(before.generation.0 + 1);
+        let generation = topology.generation;
+        self.shared.admission.limit(topology.settings.max_depth, topology.settings.max_bytes);
+        self.shared.metrics.topology_applied(&topology);
+        let topology = Arc::new(topology);
+        // Before the event: its effects look workers up here.
+        self.shared.topology.store(Arc::clone(&topology));
+        self.tell(Event::Desired(topology));
+        if first {
+            self.lifecycle(if self.fleet.is_recovering() { Lifecycle::Recovering } else { Lifecycle::Ready });
+        }
+        let now = self.shared.clock.now();
+        self.views.publish(&mut self.fleet, now, &self.shared);
+        Applied { generation, diff }
+    }
+
+    fn lifecycle(&self, stage: Lifecycle) {
+        let number = Lifecycle::ALL.iter().position(|one| *one == stage).unwrap_or(0);
+        self.shared.lifecycle.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn committed(&mut self, committed: Option<Committed>) {
+        match committed {
+            Some(Ok(up_to)) => self.tell(Event::Durable { up_to }),
+            Some(Err(StoreFault::Fenced { by })) => {
+                tracing::error!(
+                    term = by.0,
+                    "another server writes to this store with a newer term: stopping at once"
+                );
+                // Serving on would show facts that the other server may deny.
+                std::process::exit(4);
+            }
+            Some(Err(StoreFault::Io(error))) => {
+                tracing::error!(error, "the store refuses writes; tasks that must be kept are refused");
+                self.shared.metrics.store_writable(false);
+                self.tell(Event::StoreFailed(true));
+            }
+            None => {
+                tracing::error!("the journal's thread is gone; this is a bug in Rollcall");
+                std::process::exit(4);
+            }
+        }
+    }
+
+    /// After each batch: the journal and the picture are brought up to date, now or soon.
+    fn settle(&mut self) {
+        self.writer.settle(self.fleet.awaited());
+        let now = Instant::now();
+        self.linger_until = match self.linger_until {
+            _ if !self.writer.lingers() => None,
+            Some(until) if until <= now => {
+                self.writer.flush();
+                None
+            }
+            Some(until) => Some(until),
+            None => Some(now + LINGER),
+        };
+        self.publish_at = self.views.settle(&mut self.fleet, self.shared.clock.now(), &self.shared);
+    }
+
+    fn housekeeping(&mut self) {
+        self.shared.logs.sweep();
+        self.callers.sweep();
+        self.recorder.flush();
+        if self.shared.lifecycle.load(Ordering::Relaxed) == 1 && !self.fleet.is_recovering() {
+            self.lifecycle(Lifecycle::Ready);
+        }
+        #[cfg(debug_assertions)]
+        if let Err(violation) = self.fleet.check() {
+            tracing::error!(%violation, "an invariant of the core does not hold; this is a bug in Rollcall");
+        }
+    }
+
+    fn begin_stop(&mut self, drain: Duration, reply: oneshot::Sender<()>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.lifecycle(Lifecycle::Draining);
+        self.shared.stopping.send_replace(true);
+        self.stopping = Some(Stopping { until: Instant::now() + drain, reply });
+        self.tell(Event::Quiesce);
+    }
+
+    fn stop_is_due(&self) -> bool {
+        self.stopping
+            .as_ref()
+            .is_some_and(|stopping| self.fleet.unfinished_business() == 0 || stopping.until <= Instant::now())
+    }
+
+    async fn stop(mut self) {
+        self.tell(Event::Farewell);
+        self.links.shutdown().await;
+        self.supervisor.shutdown(Duration::from_secs(10)).await;
+        self.writer.close().await;
+        self.recorder.flush();
+        if let Some(stopping) = self.stopping {
+            // Whoever asked may have gone.
+            let _gone = stopping.reply.send(());
+        }
+    }
+}
