@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{Problem, Trigger};
 use crate::fleet::{Change, Diff, Generation};
+use crate::telemetry::ConfigFacts;
 
-/// Upper bounds of the buckets of `rollcall_config_apply_seconds` (FAST of the catalogue).
-pub const APPLY_BUCKETS: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of the buckets of `rollcall_config_apply_seconds`.
+pub const APPLY_BUCKETS: [f64; 16] = crate::telemetry::catalogue::FAST;
 
 /// How a reload ended; the words are label values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,6 +62,24 @@ pub struct ReloadStatus {
     pub apply: ApplyTimes,
     /// What was wrong with the last attempt, if it failed.
     pub problems: Arc<[Problem]>,
+}
+
+impl ReloadStatus {
+    /// What a scrape shows of it.
+    pub fn facts(&self, file_modified: Option<SystemTime>) -> ConfigFacts {
+        let words = |((trigger, outcome), tries): (&(Trigger, Outcome), &u64)| {
+            ((trigger.as_str(), outcome.as_str()), *tries)
+        };
+        ConfigFacts {
+            last_reload_successful: self.last_successful,
+            last_success: Some(self.last_success),
+            file_modified,
+            hash: Arc::clone(&self.hash),
+            reloads: self.reloads.iter().map(words).collect(),
+            apply_counts: self.apply.counts,
+            apply_sum: self.apply.sum,
+        }
+    }
 }
 
 /// A histogram over [`APPLY_BUCKETS`].

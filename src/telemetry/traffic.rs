@@ -1,0 +1,88 @@
+//! What the connections to workers count.
+
+use std::time::Duration;
+
+use prometheus::{IntCounter, Registry};
+
+use super::build::{ByWord, counters};
+use super::catalogue as c;
+use super::metrics::Metrics;
+use crate::fleet::WorkerName;
+use crate::interface::LinkMeter;
+
+/// The types of frames of `rollcall.v1`, the WebSocket's own, and what stands for all others.
+pub(super) const FRAME_TYPES: [&str; 19] = [
+    "register",
+    "registered",
+    "execute",
+    "accepted",
+    "rejected",
+    "output",
+    "progress",
+    "result",
+    "result_ack",
+    "cancel",
+    "heartbeat",
+    "drain",
+    "goodbye",
+    "error",
+    "ping",
+    "pong",
+    "close",
+    "binary",
+    "other",
+];
+
+struct Traffic {
+    messages: IntCounter,
+    bytes: IntCounter,
+}
+
+pub(super) struct TrafficSeries {
+    received: ByWord<Traffic>,
+    sent: ByWord<Traffic>,
+    protocol_errors: ByWord<IntCounter>,
+}
+
+impl TrafficSeries {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let messages = counters(registry, &c::WS_MESSAGES);
+        let bytes = counters(registry, &c::WS_BYTES);
+        let errors = counters(registry, &c::WS_PROTOCOL_ERRORS);
+        let traffic = |direction: &'static str| {
+            ByWord::of(&c::WS_MESSAGES, |kind| Traffic {
+                messages: messages.with_label_values(&[direction, kind]),
+                bytes: bytes.with_label_values(&[direction, kind]),
+            })
+        };
+        Self {
+            received: traffic("in"),
+            sent: traffic("out"),
+            protocol_errors: ByWord::of(&c::WS_PROTOCOL_ERRORS, |kind| errors.with_label_values(&[kind])),
+        }
+    }
+}
+
+impl LinkMeter for Metrics {
+    fn rtt(&self, worker: &WorkerName, rtt: Duration) {
+        if let Some(pool) = self.labels.names().workers.get(worker) {
+            pool.rtt.observe(rtt.as_secs_f64());
+        }
+    }
+
+    fn message(&self, direction: &'static str, kind: &'static str, bytes: usize) {
+        let traffic = if direction == "in" { &self.traffic.received } else { &self.traffic.sent };
+        if let Some(traffic) = traffic.get(kind).or_else(|| traffic.get("other")) {
+            traffic.messages.inc();
+            traffic.bytes.inc_by(bytes as u64);
+        }
+    }
+
+    fn protocol_error(&self, kind: &'static str) {
+        self.traffic.protocol_errors.count(kind);
+    }
+
+    fn dispatched(&self, took: Duration) {
+        self.dispatch.observe(took.as_secs_f64());
+    }
+}
