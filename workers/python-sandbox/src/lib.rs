@@ -1,0 +1,29 @@
+//! Runs Python and commands for agents, each in a sandbox of its own: bubblewrap's namespaces, a
+//! seccomp allow-list, a control group, a uid of its own, an empty environment and no network.
+//!
+//! Threat model: the kernel is shared. This holds buggy and curious code of an agent, bounds what it
+//! uses, and keeps secrets from it. It is no boundary between hostile tenants: for that, run each
+//! worker in a virtual machine.
+
+mod capture;
+mod cgroup;
+mod frame;
+mod launch;
+mod limits;
+mod outcome;
+mod pipes;
+mod probe;
+mod profile;
+mod python;
+mod sandbox;
+mod seats;
+mod seccomp;
+mod spawn;
+mod verdict;
+
+pub use capture::{Captured, Shown, json_len};
+pub use limits::{DEFAULT_WALL, GRACE, Limits, MAX_WALL, Size};
+pub use outcome::{ErrorReport, Outcome, Program, Report, Request, Usage};
+pub use pipes::Output;
+pub use probe::{Config, Isolation, Level, Missing, open};
+pub use sandbox::Sandbox;

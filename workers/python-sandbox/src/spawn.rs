@@ -1,0 +1,157 @@
+//! The one place where this program forks. Forks happen on one thread that lives as long as the
+//! process: bwrap's `--die-with-parent` is tied to the thread that started it, and would kill a
+//! sandbox when a thread of a pool goes to sleep for good.
+
+use std::ffi::{CStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// Orders that may wait at once; a fork takes about a millisecond.
+const WAITING_ORDERS: usize = 64;
+
+/// What the kernel kills first when the machine itself runs out of memory: a sandbox rather than
+/// the worker, or a service that shares the machine.
+const OOM_SCORE: &[u8] = b"500";
+const OOM_SCORE_FILE: &CStr = c"/proc/self/oom_score_adj";
+
+/// A process to start, with an empty environment, in the folder `/`.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// The program file.
+    pub(crate) program: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<OsString>,
+    /// Descriptors that it inherits under their numbers. Closed here once it has started.
+    pub(crate) inherit: Vec<OwnedFd>,
+    /// `cgroup.procs` files that it enters.
+    pub(crate) entrances: Vec<OwnedFd>,
+    /// The uid and gid to become; with them all other groups are given up.
+    pub(crate) identity: Option<u32>,
+    /// Limits, hard and soft.
+    pub(crate) rlimits: Vec<(Resource, u64)>,
+    /// Whether it reads what we write; nothing, otherwise.
+    pub(crate) stdin: bool,
+}
+
+struct Order {
+    launch: Launch,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+/// The way to the forking thread, which ends with the last of these.
+#[derive(Debug, Clone)]
+pub(crate) struct Spawner {
+    orders: SyncSender<Order>,
+}
+
+impl Spawner {
+    /// Starts the thread. Must be called in a runtime, which will reap the children.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (orders, incoming) = sync_channel(WAITING_ORDERS);
+        let runtime = Handle::current();
+        std::thread::Builder::new().name("spawner".into()).spawn(move || serve(&incoming, &runtime))?;
+        Ok(Self { orders })
+    }
+
+    /// Starts a process.
+    pub(crate) async fn spawn(&self, launch: Launch) -> io::Result<Child> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || io::Error::other("the spawner thread is gone or has too many orders");
+        self.orders.try_send(Order { launch, reply }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn serve(orders: &Receiver<Order>, runtime: &Handle) {
+    let _runtime = runtime.enter();
+    while let Ok(Order { launch, reply }) = orders.recv() {
+        // Nobody waits any more: the child is dropped here, and killed by that.
+        drop(reply.send(start(launch)));
+    }
+}
+
+fn start(launch: Launch) -> io::Result<Child> {
+    let Launch { program, arguments, inherit, entrances, identity, rlimits, stdin } = launch;
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).env_clear().current_dir("/");
+    command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let in_child = move || {
+        enter(&entrances)?;
+        prefer_for_oom();
+        for (resource, limit) in &rlimits {
+            setrlimit(*resource, *limit, *limit)?;
+        }
+        become_user(identity)?;
+        keep_open(&inherit)
+    };
+    before_exec(&mut command, in_child);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true).spawn()
+}
+
+/// Runs a closure in the child between fork and exec.
+fn before_exec(
+    command: &mut std::process::Command,
+    in_child: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    #[expect(
+        unsafe_code,
+        reason = "the closure below makes only system calls: no allocation, no lock, so it is safe in \
+                  the forked child of a process with other threads"
+    )]
+    // SAFETY: see the reason above; reviewed with each change of the functions that `start` calls.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+/// Becomes a member of control groups while still allowed to, so that no process is ever outside.
+fn enter(entrances: &[OwnedFd]) -> io::Result<()> {
+    for entrance in entrances {
+        nix::unistd::write(entrance, b"0")?;
+    }
+    Ok(())
+}
+
+/// Raising the own score is always allowed; where there is no such file, nothing is lost.
+fn prefer_for_oom() {
+    if let Ok(file) = nix::fcntl::open(OOM_SCORE_FILE, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+        let (Ok(_) | Err(_)) = nix::unistd::write(&file, OOM_SCORE);
+    }
+}
+
+/// Root inside a user namespace is root outside: bwrap must be started by somebody else.
+fn become_user(identity: Option<u32>) -> io::Result<()> {
+    if let Some(id) = identity {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        nix::unistd::setgroups(&[])?;
+        nix::unistd::setresgid(gid, gid, gid)?;
+        nix::unistd::setresuid(uid, uid, uid)?;
+    }
+    Ok(())
+}
+
+fn keep_open(inherit: &[OwnedFd]) -> io::Result<()> {
+    for descriptor in inherit {
+        fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    Ok(())
+}
+
+/// The number under which a child will find a descriptor that it inherits.
+pub(crate) fn number(descriptor: &impl AsFd) -> RawFd {
+    descriptor.as_fd().as_raw_fd()
+}
