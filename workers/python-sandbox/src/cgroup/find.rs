@@ -17,7 +17,7 @@ const LEAF: &str = "rollcall-worker.";
 
 /// Why no control groups can be made.
 #[derive(Debug)]
-pub struct CgroupsMissing {
+pub(crate) struct CgroupsMissing {
     v2: String,
     v1: String,
 }

@@ -30,15 +30,15 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 /// The group of one run.
 #[derive(Debug)]
-pub struct Cgroup {
+pub(crate) struct Cgroup {
     tree: Tree,
 }
 
 /// A group that could not be removed, although it was tried for some seconds.
 #[derive(Debug)]
-pub struct StillThere {
+pub(crate) struct StillThere {
     /// The group, for another try later.
-    pub group: Cgroup,
+    pub(crate) group: Cgroup,
     problem: io::Error,
 }
 
@@ -50,13 +50,13 @@ impl fmt::Display for StillThere {
 
 /// What the processes of a group used.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct GroupUsage {
+pub(crate) struct GroupUsage {
     /// CPU time.
-    pub cpu: Option<Duration>,
+    pub(crate) cpu: Option<Duration>,
     /// The most memory at once, in bytes.
-    pub peak_memory: Option<u64>,
+    pub(crate) peak_memory: Option<u64>,
     /// The most processes and threads at once, bwrap's own not counted.
-    pub processes: Option<u64>,
+    pub(crate) processes: Option<u64>,
 }
 
 impl Cgroup {
@@ -99,14 +99,14 @@ impl Cgroup {
     ///
     /// # Errors
     /// When one cannot be opened for writing.
-    pub fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+    pub(crate) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |dir: &Path| fs::OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
         self.tree.dirs().into_iter().map(|dir| open(dir).map(OwnedFd::from)).collect()
     }
 
     /// How many of its processes the kernel killed for memory. Version 1 kills one at a time, and
     /// the parent may then end with 0 as if nothing had been.
-    pub fn oom_kills(&self) -> u64 {
+    pub(crate) fn oom_kills(&self) -> u64 {
         let text = match &self.tree {
             Tree::V2(dir) => fs::read_to_string(dir.join("memory.events")),
             Tree::V1 { memory, .. } => fs::read_to_string(memory.join("memory.oom_control")),
@@ -115,7 +115,7 @@ impl Cgroup {
     }
 
     /// What its processes used up to now.
-    pub fn usage(&self) -> GroupUsage {
+    pub(crate) fn usage(&self) -> GroupUsage {
         let (cpu, peak_memory, pids) = match &self.tree {
             Tree::V2(dir) => {
                 let stat = fs::read_to_string(dir.join("cpu.stat")).unwrap_or_default();
@@ -135,7 +135,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the list cannot be read.
-    pub fn members(&self) -> io::Result<Vec<Pid>> {
+    pub(crate) fn members(&self) -> io::Result<Vec<Pid>> {
         let dir = match &self.tree {
             Tree::V2(dir) => dir,
             Tree::V1 { freezer, .. } => freezer,
@@ -152,7 +152,7 @@ impl Cgroup {
 
     /// Sends a signal to every process but those spared. The group is frozen meanwhile: a pid on the
     /// list cannot become another process's, and nothing can fork away from the signal.
-    pub async fn signal(&self, signal: Signal, spare: &[Pid]) {
+    pub(crate) async fn signal(&self, signal: Signal, spare: &[Pid]) {
         self.freeze().await;
         for pid in self.members().unwrap_or_default() {
             if !spare.contains(&pid) {
@@ -164,7 +164,7 @@ impl Cgroup {
     }
 
     /// Kills every process and waits until none is left. False when some would not go.
-    pub async fn kill(&self) -> bool {
+    pub(crate) async fn kill(&self) -> bool {
         let killed = match &self.tree {
             Tree::V2(dir) => write(dir, "cgroup.kill", "1").is_ok(),
             Tree::V1 { .. } => false,
@@ -179,7 +179,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// [`StillThere`] when it would not go.
-    pub async fn remove(self) -> Result<(), StillThere> {
+    pub(crate) async fn remove(self) -> Result<(), StillThere> {
         if retry(PATIENCE, || self.try_remove().is_ok()).await {
             return Ok(());
         }
@@ -190,7 +190,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// The group itself.
-    pub fn remove_now(self) -> Result<(), Self> {
+    pub(crate) fn remove_now(self) -> Result<(), Self> {
         self.try_remove().map_err(|_| self)
     }
 

@@ -4,8 +4,8 @@
 mod find;
 mod group;
 
-pub use find::CgroupsMissing;
-pub use group::{Cgroup, StillThere};
+pub(crate) use find::CgroupsMissing;
+pub(crate) use group::Cgroup;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ static OPENED: AtomicU64 = AtomicU64::new(1);
 
 /// Where this process makes its groups.
 #[derive(Debug)]
-pub struct Cgroups {
+pub(crate) struct Cgroups {
     tree: Tree,
     next: AtomicU64,
 }
@@ -38,12 +38,12 @@ impl Cgroups {
     ///
     /// # Errors
     /// When neither version can be used; the text says what is missing in each.
-    pub fn open() -> Result<Self, CgroupsMissing> {
+    pub(crate) fn open() -> Result<Self, CgroupsMissing> {
         Ok(Self { tree: find::own_tree(OPENED.fetch_add(1, Ordering::Relaxed))?, next: AtomicU64::new(1) })
     }
 
     /// `v1` or `v2`.
-    pub fn version(&self) -> &'static str {
+    pub(crate) fn version(&self) -> &'static str {
         match self.tree {
             Tree::V2(_) => "v2",
             Tree::V1 { .. } => "v1",
@@ -54,14 +54,14 @@ impl Cgroups {
     ///
     /// # Errors
     /// When a folder cannot be made or a limit is not taken; nothing is left behind then.
-    pub fn create(&self, limits: &Limits) -> io::Result<Cgroup> {
+    pub(crate) fn create(&self, limits: &Limits) -> io::Result<Cgroup> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tree = self.tree.map(|dir| dir.join(number.to_string()));
         Cgroup::create(tree, limits)
     }
 
     /// Removes the folder of this process. What another start finds of it, it removes too.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         for dir in self.tree.dirs() {
             // Fails only while groups are in it, and then it must stay.
             drop(std::fs::remove_dir(dir));
