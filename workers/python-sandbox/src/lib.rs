@@ -7,23 +7,30 @@
 
 mod capture;
 mod cgroup;
+mod cli;
 mod frame;
 mod launch;
 mod limits;
+mod metrics;
 mod outcome;
 mod pipes;
 mod probe;
 mod profile;
 mod python;
+mod result;
 mod sandbox;
 mod seats;
 mod seccomp;
 mod spawn;
+mod tools;
 mod verdict;
 
 pub use capture::{Captured, Shown, json_len};
+pub use cli::{Arguments, LogFormat};
 pub use limits::{DEFAULT_WALL, GRACE, Limits, MAX_WALL, Size};
+pub use metrics::{Metrics, Running};
 pub use outcome::{ErrorReport, Outcome, Program, Report, Request, Usage};
 pub use pipes::Output;
 pub use probe::{Config, Isolation, Level, Missing, open};
 pub use sandbox::Sandbox;
+pub use tools::offer;

@@ -1,3 +1,144 @@
-//! The worker program.
+//! The worker program: probes the machine, offers what it can hold, and meets a server.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use rollcall_python_sandbox::{Arguments, Config, Isolation, LogFormat, Metrics, Sandbox, offer, open};
+use rollcall_worker_sdk::{ConnectOptions, ServeOptions, Token, Worker, lifeline};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// "Configuration error" of sysexits.h: a supervisor need not start us again as long as nothing
+/// changes.
+const NO_ISOLATION: u8 = 78;
+
+/// How long running tasks may go on after SIGTERM; then they are stopped and told as such.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a task may take to stop: the code's own grace, the kill, and the clearing away.
+const STOP: Duration = Duration::from_secs(8);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(arguments.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map(|runtime| runtime.block_on(run(arguments))) {
+        Ok(Ok(code)) => code,
+        Ok(Err(problem)) | Err(problem) => {
+            error!(%problem, "cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn run(arguments: Arguments) -> io::Result<ExitCode> {
+    let stop = stop_on_signal()?;
+    let cut = lifeline()?;
+    let config = Config {
+        python: arguments.python.clone(),
+        limits: arguments.limits(),
+        minimum: arguments.isolation_minimum,
+    };
+    let (sandbox, isolation) = match open(config).await {
+        Ok(opened) => opened,
+        Err(missing) => {
+            writeln!(io::stderr(), "rollcall-python-sandbox: {missing}")?;
+            return Ok(ExitCode::from(NO_ISOLATION));
+        }
+    };
+    let served = if arguments.check {
+        show(&isolation)
+    } else {
+        serve(&arguments, &sandbox, &isolation, stop, cut).await
+    };
+    // Whatever ended us, no sandbox outlives it.
+    sandbox.close().await;
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(
+    arguments: &Arguments,
+    sandbox: &Sandbox,
+    isolation: &Isolation,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) -> io::Result<()> {
+    let token = match &arguments.token_file {
+        Some(file) => Some(Token::from_file(file)?),
+        None => Token::from_env()?,
+    };
+    let metrics = Metrics::new().map_err(io::Error::other)?;
+    let worker = worker(arguments, sandbox, isolation, &metrics, cut);
+    info!(isolation = %isolation.level, found = isolation.findings.join("; "), "sandboxes are ready");
+    match (&arguments.connect, arguments.listen) {
+        (Some(url), _) => {
+            worker.connect(url, ConnectOptions { token, ..ConnectOptions::default() }, stop).await
+        }
+        (None, Some(address)) => {
+            let sandbox = sandbox.clone();
+            let page = move || metrics.page(sandbox.stuck());
+            let listener = TcpListener::bind(address).await?;
+            // For whoever asked for port 0; the log is on standard error.
+            writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
+            worker.serve(listener, ServeOptions { token, metrics: Some(Arc::new(page)) }, stop).await
+        }
+        (None, None) => Ok(()),
+    }
+}
+
+fn worker(
+    arguments: &Arguments,
+    sandbox: &Sandbox,
+    isolation: &Isolation,
+    metrics: &Metrics,
+    cut: CancellationToken,
+) -> Worker {
+    let mut worker = Worker::builder("python-sandbox")
+        .version(env!("CARGO_PKG_VERSION"))
+        .isolation(isolation.level.as_str())
+        .stop_grace(STOP)
+        .shutdown_grace(DRAIN)
+        .lifeline(cut);
+    if let Some(name) = &arguments.name {
+        worker = worker.name(name);
+    }
+    if let Some(slots) = arguments.slots {
+        worker = worker.slots(slots);
+    }
+    offer(worker, sandbox, metrics).build()
+}
+
+fn show(isolation: &Isolation) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for finding in &isolation.findings {
+        writeln!(out, "ok: {finding}")?;
+    }
+    writeln!(out, "isolation: {}", isolation.level)
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn stop_on_signal() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        // Lives as long as the process; it holds nothing.
+        drop(tokio::spawn(async move {
+            signals.recv().await;
+            stop.cancel();
+        }));
+    }
+    Ok(stop)
+}
