@@ -82,15 +82,13 @@ impl Sandbox {
         run.await.unwrap_or_else(|problem| Report::failed(format!("a bug in the worker: {problem}")))
     }
 
-    /// Kills all that runs, waits until it is gone, and removes what was made on the machine.
+    /// Kills all that runs and waits until it is gone. The last clone that is dropped then removes
+    /// what was made on the machine.
     pub async fn close(&self) {
         self.0.closing.cancel();
         self.0.runs.close();
         self.0.runs.wait().await;
-        if let Some(cgroups) = &self.0.parts.cgroups {
-            self.0.retry_stuck().await;
-            cgroups.close();
-        }
+        self.0.retry_stuck().await;
     }
 }
 

@@ -59,9 +59,11 @@ impl Cgroups {
         let tree = self.tree.map(|dir| dir.join(number.to_string()));
         Cgroup::create(tree, limits)
     }
+}
 
+impl Drop for Cgroups {
     /// Removes the folder of this process. What another start finds of it, it removes too.
-    pub(crate) fn close(&self) {
+    fn drop(&mut self) {
         for dir in self.tree.dirs() {
             // Fails only while groups are in it, and then it must stay.
             drop(std::fs::remove_dir(dir));

@@ -1,6 +1,6 @@
 //! What the tests of real sandboxes share. Where isolation is missing they fail with the probe's own
 //! words; none is ever passed over.
-#![expect(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
