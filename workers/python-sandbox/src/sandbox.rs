@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::process::Child;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -142,7 +142,13 @@ impl Shared {
                 let deadline = begun + request.wall.min(MAX_WALL);
                 self.attend(child, pipes, group.as_ref(), output, deadline, &stop).await
             }
-            Err(problem) => Report::failed(format!("cannot start the sandbox: {problem}")),
+            Err(problem) => {
+                // It may have come as far as a process.
+                if let Some(group) = &group {
+                    group.kill().await;
+                }
+                Report::failed(format!("cannot start the sandbox: {problem}"))
+            }
         };
         if let Some(group) = group {
             let used = group.usage();
@@ -219,8 +225,11 @@ impl Shared {
             // Without bwrap's outer process there would be no grace: the sandbox dies with it.
             let outer = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
             group.signal(Signal::SIGTERM, outer.as_slice()).await;
-            // Elapsed or ended, the rest is the same.
-            let (Ok(_) | Err(_)) = timeout(GRACE, child.wait()).await;
+            tokio::select! {
+                _ = child.wait() => {}
+                () = sleep(GRACE) => {}
+                () = self.closing.cancelled() => {}
+            }
         }
         // Group first: killing bwrap alone leaves it to the kernel when the rest goes.
         let emptied = match group {

@@ -34,7 +34,9 @@ struct Worker {
 
 impl Worker {
     async fn start() -> Self {
-        let mut child = Command::new(PROGRAM)
+        // It inherits a descriptor, as a launched worker does its lifeline.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "exec 9</dev/null; exec \"$@\"", "sh", PROGRAM])
             .args(["--listen", "127.0.0.1:0", "--slots", "3", "--name", "ann"])
             .env("ROLLCALL_TOKEN", TOKEN)
             .stdout(Stdio::piped())
@@ -212,6 +214,9 @@ async fn a_server_sees_two_capabilities_and_gets_what_code_does() {
     }
     let ended = link.run("command.execute", json!({ "argv": ["cat"], "stdin": "in" })).await;
     assert_eq!((ended.status, &ended.output["stdout"]), (Status::Succeeded, &json!("in")));
+    // The standard three, and the folder that ls reads: none of the worker's own.
+    let ended = link.run("command.execute", json!({ "shell": "ls /proc/self/fd" })).await;
+    assert_eq!(ended.output["stdout"], "0\n1\n2\n3\n");
 }
 
 #[tokio::test]

@@ -61,15 +61,16 @@ pub(crate) struct GroupUsage {
 
 impl Cgroup {
     pub(super) fn create(tree: Tree, limits: &Limits) -> io::Result<Self> {
-        for dir in tree.dirs() {
-            fs::create_dir_all(dir)?;
-        }
         let group = Self { tree };
-        if let Err(problem) = group.limit(limits) {
+        if let Err(problem) = group.make().and_then(|()| group.limit(limits)) {
             group.try_remove().unwrap_or_default();
             return Err(problem);
         }
         Ok(group)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        self.tree.dirs().into_iter().try_for_each(fs::create_dir_all)
     }
 
     fn limit(&self, limits: &Limits) -> io::Result<()> {
