@@ -108,7 +108,7 @@ impl Metrics {
         metrics.store_writable(true);
         for each in Loop::ALL {
             // A loop has the time from the start to its first pass; 0 would look like 1970.
-            metrics.ticked(each);
+            metrics.loop_passed(each);
         }
         metrics
     }
@@ -121,11 +121,12 @@ impl Metrics {
 
     /// A loop completed a pass that began so much later than planned.
     pub fn loop_tick(&self, which: Loop, lateness: Duration) {
-        self.ticked(which);
+        self.loop_passed(which);
         self.loop_lateness.with_label_values(&[which.as_str()]).observe(lateness.as_secs_f64());
     }
 
-    fn ticked(&self, which: Loop) {
+    /// A loop completed a pass that an event woke it for, not a plan.
+    pub fn loop_passed(&self, which: Loop) {
         self.loop_last_tick.with_label_values(&[which.as_str()]).set(unix_now());
     }
 

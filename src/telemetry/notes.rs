@@ -2,7 +2,7 @@
 
 use super::catalogue as c;
 use super::metrics::Metrics;
-use crate::fleet::{AttemptOutcome, Change, ConnectOutcome, Diff, Note, Source, TaskRecord, TaskState, Why};
+use crate::fleet::{AttemptOutcome, Change, ConnectOutcome, Diff, Note, Source, TaskRecord, Why};
 
 impl Metrics {
     /// Counts what the core noted.
@@ -84,8 +84,7 @@ impl Metrics {
         series.latency.observe(latency.as_secs_f64());
         series.attempts_per_task.observe(super::page::float(record.attempts.len()));
         if record.dead_letter {
-            // A poison task ends `lost` while attempts are left; see the poison rule of the core.
-            let poison = record.state == TaskState::Lost && record.deaths >= 2;
+            let poison = record.error.as_ref().is_some_and(|error| &*error.code == "poison");
             series.dead_letters.count(if poison { "poison" } else { "max_attempts" });
         }
         let observe = |direction: &str, bytes: usize| {

@@ -13,6 +13,7 @@ use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared
 use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, describe};
 use crate::fleet::{Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
+use crate::telemetry::{Loop, Metrics};
 
 /// Problems of one rejected file that are logged; the API's answer has them all.
 const LOGGED_PROBLEMS: usize = 20;
@@ -50,13 +51,19 @@ impl Keeper {
     }
 
     /// Runs until the server begins to stop, or every handle is gone.
-    pub async fn run(mut self, mut watcher: Watcher, mut stopping: watch::Receiver<bool>) {
+    pub async fn run(
+        mut self,
+        mut watcher: Watcher,
+        mut stopping: watch::Receiver<bool>,
+        metrics: Arc<Metrics>,
+    ) {
         loop {
             match self.next_event(&mut watcher, &mut stopping).await {
                 Event::Stop => return,
                 Event::Watched(trigger) => self.watched(trigger).await,
                 Event::Asked(request) => self.asked(request).await,
             }
+            metrics.loop_passed(Loop::Config);
         }
     }
 
