@@ -2,6 +2,8 @@
 //! words; none is ever passed over.
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub(crate) mod link;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
