@@ -98,6 +98,8 @@ struct Link<S> {
     read_stall: Stall,
     /// Bytes read when the last message was complete.
     read_whole: u64,
+    /// Bytes of a control frame of the peer beside its payload: clients mask.
+    control_header: u64,
     said_goodbye: bool,
 }
 
@@ -133,6 +135,7 @@ where
         Self {
             ws,
             io,
+            control_header: if dialled.is_some() { 2 } else { 2 + 4 },
             worker: dialled.unwrap_or_else(|| WorkerName::from("?")),
             timer: Box::pin(sleep_until(timer_at)),
             timer_at,
@@ -172,6 +175,9 @@ where
                     Some(LinkCommand::Order(..) | LinkCommand::Probe(_)) => continue,
                 },
             };
+            if let Some(Ok(message)) = &read {
+                self.was_whole(message);
+            }
             let text = match read {
                 Some(Ok(Message::Text(text))) => text,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => match self.nuisance() {
@@ -190,7 +196,6 @@ where
                     return Err((end, Ended::NotConnected(ConnectOutcome::Handshake, error.to_string())));
                 }
             };
-            self.read_whole = self.ws.get_ref().read;
             let detail = match FromWorker::decode(&text) {
                 Ok(FromWorker::Register(frame)) => {
                     self.io.meter.message("in", "register", text.len());
@@ -261,7 +266,7 @@ where
         self.commands_taken = 0;
         match Pin::new(&mut self.ws).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => {
-                self.read_whole = self.ws.get_ref().read;
+                self.was_whole(&message);
                 return Poll::Ready(Step::Read(message));
             }
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Step::End(self.ended(&error))),
@@ -295,9 +300,24 @@ where
         }
     }
 
+    /// A message is complete. A control frame may stand between the pieces of another message, so
+    /// it counts with its own bytes only: it neither finishes that one nor makes it grow.
+    fn was_whole(&mut self, message: &Message) {
+        if let Message::Ping(payload) | Message::Pong(payload) = message {
+            let bytes = self.control_header + payload.len() as u64;
+            self.read_whole += bytes;
+            if let Some((before, _)) = &mut self.read_stall {
+                *before += bytes;
+            }
+        } else {
+            self.read_whole = self.ws.get_ref().read;
+            self.read_stall = None;
+        }
+    }
+
     fn stall_read(&mut self) {
         let read = self.ws.get_ref().read;
-        if read == self.read_whole {
+        if read <= self.read_whole {
             self.read_stall = None;
         } else if self.read_stall.is_none_or(|(before, _)| before != read) {
             self.read_stall = Some((read, Instant::now() + UNFINISHED));

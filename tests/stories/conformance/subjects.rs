@@ -1,0 +1,164 @@
+//! The workers that are tried: the mock, and a real one that listens or dials in.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rollcall::fleet::*;
+use rollcall::interface::factory::WorkerInterfaceFactory;
+use rollcall::interface::websocket::{accept_response, serve_upgraded};
+use rollcall::interface::{Ended, LinkIo, LinkLimits, Target, WorkerInterface};
+use rollcall_worker_sdk as sdk;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::harness::{Core, ways, welcome, within};
+
+/// The kinds of worker that a test can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Mock,
+    Dialled,
+    DialsIn,
+}
+
+/// A worker that answers `echo.*` with its input after a while.
+pub(super) struct Subject {
+    door: Door,
+    /// Stops a real worker with the test.
+    _stop: DropGuard,
+}
+
+enum Door {
+    Dial(Arc<dyn WorkerInterface>, Target),
+    /// Upgraded connections of a worker that dials in.
+    Accept(Mutex<mpsc::Receiver<TokioIo<hyper::upgrade::Upgraded>>>),
+}
+
+impl Subject {
+    pub(super) async fn start(kind: Kind, latency: Duration) -> Self {
+        let stop = CancellationToken::new();
+        let door = match kind {
+            Kind::Mock => Door::dial(InterfaceKind::Mock, None, latency),
+            Kind::Dialled => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+                let endpoint = format!("ws://{}", listener.local_addr().expect("its address"));
+                let (worker, stop) = (real(latency), stop.clone());
+                tokio::spawn(async move { worker.serve(listener, Default::default(), stop).await });
+                Door::dial(InterfaceKind::Websocket, Some(endpoint), latency)
+            }
+            Kind::DialsIn => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+                let url = format!("ws://{}", listener.local_addr().expect("its address"));
+                let (worker, stop) = (real(latency), stop.clone());
+                let options = sdk::ConnectOptions {
+                    initial_backoff: Duration::from_millis(5),
+                    max_backoff: Duration::from_millis(50),
+                    ..Default::default()
+                };
+                tokio::spawn(async move { worker.connect(&url, options, stop).await });
+                let (upgraded, accepted) = mpsc::channel(1);
+                tokio::spawn(accept(listener, upgraded));
+                Door::Accept(Mutex::new(accepted))
+            }
+        };
+        Self { door, _stop: stop.drop_guard() }
+    }
+
+    /// Connects, again and again while the worker has not noticed the end of the last connection.
+    pub(super) async fn connect(&self, conn: u64) -> (Core, Registration) {
+        loop {
+            let (io, ways) = ways(conn, LinkLimits::default());
+            let mut core = ways.core(tokio::spawn(self.door.run(io).await));
+            match core.up().await {
+                Ok(registration) => return (core, registration),
+                Err(Ended::NotConnected(ConnectOutcome::Duplicate, _)) => {
+                    tokio::time::sleep(Duration::from_millis(2)).await
+                }
+                Err(other) => panic!("not connected: {other:?}"),
+            }
+        }
+    }
+
+    /// Connects and registers, with nothing to reconcile.
+    pub(super) async fn registered(&self, conn: u64) -> Core {
+        let (core, _) = self.connect(conn).await;
+        core.order(welcome(|_| {})).await;
+        core
+    }
+}
+
+impl Door {
+    fn dial(kind: InterfaceKind, endpoint: Option<String>, latency: Duration) -> Self {
+        let target = target(kind, endpoint, latency);
+        Self::Dial(WorkerInterfaceFactory::new().interface(&target.spec), target)
+    }
+
+    async fn run(&self, io: LinkIo) -> rollcall::interface::BoxFuture<Ended> {
+        match self {
+            Self::Dial(interface, target) => interface.run(target.clone(), io),
+            Self::Accept(accepted) => {
+                let stream = within(accepted.lock().await.recv()).await.expect("the worker dials again");
+                Box::pin(serve_upgraded(stream, Vec::new(), io))
+            }
+        }
+    }
+}
+
+/// Whom to dial.
+pub(super) fn target(interface: InterfaceKind, endpoint: Option<String>, latency: Duration) -> Target {
+    let spec = WorkerSpec {
+        name: "ann".into(),
+        formerly: None,
+        origin: Origin::File,
+        pool: None,
+        interface,
+        endpoint: endpoint.map(Into::into),
+        capabilities: Some(vec!["echo.*".into()]),
+        slots: None,
+        timeout: Duration::from_secs(300),
+        labels: Default::default(),
+        launch: None,
+        mock: MockSpec { latency, ..MockSpec::default() },
+    };
+    Target { worker: "ann".into(), spec: Arc::new(spec), token: None }
+}
+
+fn real(latency: Duration) -> sdk::Worker {
+    sdk::Worker::builder("echo")
+        .name("ann")
+        .capability(sdk::Capability::new("echo.*").idempotent(true), move |task, context| async move {
+            tokio::select! {
+                () = tokio::time::sleep(latency) => sdk::TaskEnd::succeeded(&task.input),
+                _ = context.cancelled() => sdk::TaskEnd::cancelled(),
+            }
+        })
+        .build()
+}
+
+/// What the server's API does at `/v1/workers/connect`.
+async fn accept(listener: TcpListener, upgraded: mpsc::Sender<TokioIo<hyper::upgrade::Upgraded>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        // Dropped with the runtime, as is everything of a test.
+        drop(tokio::spawn(upgrade(stream, upgraded.clone())));
+    }
+}
+
+async fn upgrade(stream: TcpStream, upgraded: mpsc::Sender<TokioIo<hyper::upgrade::Upgraded>>) {
+    let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        let response = accept_response(&request).expect("a worker").map(|()| Empty::<bytes::Bytes>::new());
+        let (taken, upgraded) = (hyper::upgrade::on(&mut request), upgraded.clone());
+        drop(tokio::spawn(async move {
+            let stream = TokioIo::new(taken.await.expect("the upgrade"));
+            // A test that is over takes no more.
+            upgraded.send(stream).await.ok();
+        }));
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let server = hyper::server::conn::http1::Builder::new();
+    server.serve_connection(TokioIo::new(stream), service).with_upgrades().await.expect("one request");
+}
