@@ -2,31 +2,30 @@
 //! one would cost more than the work that it brings; writes are gathered and flushed once, when
 //! nothing more waits on either side.
 
+mod ending;
+mod reading;
+mod registering;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use rollcall_protocol::{
-    DecodeError, ErrorFrame, FIRST_FRAME_TIMEOUT, FromServer, FromWorker, ServerHeartbeat,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use futures_util::{Sink, Stream};
+use rollcall_protocol::{FromServer, ServerHeartbeat};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, Message};
-use tracing::{debug, warn};
+use tracing::warn;
 
+use self::ending::{End, code_of};
 use super::socket::Counted;
 use super::translate;
-use crate::fleet::{ConnectOutcome, Order, Registration, Report, Why, WorkerName};
+use crate::fleet::{Order, Registration, Report, Why, WorkerName};
 use crate::interface::{Ended, LinkCommand, LinkIo};
-
-/// How long what stands before a `Close` may take to leave.
-const CLOSING: Duration = Duration::from_secs(2);
 
 /// A message that was begun and has not grown for so long will not be finished.
 const UNFINISHED: Duration = Duration::from_secs(10);
@@ -49,24 +48,6 @@ enum Step {
     Read(Message),
     Tick,
     End(End),
-}
-
-/// How the connection ends: why, and what to tell the peer, unless the socket is broken.
-struct End {
-    why: Why,
-    close: Option<CloseCode>,
-    /// The stream of messages is broken: nothing more can be read from it.
-    deaf: bool,
-}
-
-impl End {
-    fn tell(why: Why, code: CloseCode) -> Self {
-        Self { why, close: Some(code), deaf: false }
-    }
-
-    fn broken(why: Why) -> Self {
-        Self { why, close: None, deaf: true }
-    }
 }
 
 struct Ping {
@@ -152,73 +133,6 @@ where
             read_stall: None,
             read_whole: 0,
             said_goodbye: false,
-        }
-    }
-
-    /// Waits for `register`, which must be the first frame.
-    async fn first_frame(&mut self, dialled: Option<WorkerName>) -> Result<Registration, (End, Ended)> {
-        let deadline = Instant::now() + FIRST_FRAME_TIMEOUT;
-        let failed = |code, outcome, detail: String| {
-            (End::tell(Why::Protocol, code), Ended::NotConnected(outcome, detail))
-        };
-        loop {
-            let read = tokio::select! {
-                read = self.ws.next() => read,
-                () = sleep_until(deadline) => {
-                    let detail = format!("no register within {FIRST_FRAME_TIMEOUT:?}");
-                    return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
-                }
-                command = self.io.commands.recv() => match command {
-                    None => return Err((End::tell(Why::ServerShutdown, CloseCode::Away), Ended::Down(Why::ServerShutdown))),
-                    Some(LinkCommand::Close(why)) => return Err((End::tell(why, code_of(why)), Ended::Down(why))),
-                    // Nobody is there yet who could be told or measured.
-                    Some(LinkCommand::Order(..) | LinkCommand::Probe(_)) => continue,
-                },
-            };
-            if let Some(Ok(message)) = &read {
-                self.was_whole(message);
-            }
-            let text = match read {
-                Some(Ok(Message::Text(text))) => text,
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => match self.nuisance() {
-                    Ok(()) => continue,
-                    Err(end) => {
-                        let detail = "more control frames than a worker needs".to_owned();
-                        return Err((end, Ended::NotConnected(ConnectOutcome::Handshake, detail)));
-                    }
-                },
-                Some(Ok(Message::Binary(_) | Message::Close(_) | Message::Frame(_))) | None => {
-                    let detail = "closed before register".to_owned();
-                    return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
-                }
-                Some(Err(error)) => {
-                    let end = self.ended(&error);
-                    return Err((end, Ended::NotConnected(ConnectOutcome::Handshake, error.to_string())));
-                }
-            };
-            let detail = match FromWorker::decode(&text) {
-                Ok(FromWorker::Register(frame)) => {
-                    self.io.meter.message("in", "register", text.len());
-                    match translate::registration(*frame, dialled) {
-                        Ok(registration) => return Ok(registration),
-                        Err(detail) => {
-                            self.io.meter.protocol_error("unexpected");
-                            detail
-                        }
-                    }
-                }
-                Ok(other) => {
-                    self.io.meter.protocol_error("unexpected");
-                    format!("the first frame is {}, not register", other.kind())
-                }
-                Err(problem) => {
-                    self.io.meter.protocol_error(kind_of(&problem));
-                    problem.to_string()
-                }
-            };
-            // The peer may be gone; then there is nobody to tell.
-            drop(self.complain("bad_register", &detail));
-            return Err(failed(CloseCode::Policy, ConnectOutcome::Handshake, detail));
         }
     }
 
@@ -325,97 +239,6 @@ where
         }
     }
 
-    /// Acts on a message of the worker.
-    async fn read(&mut self, message: Message) -> Result<(), End> {
-        match message {
-            Message::Text(text) => {
-                self.alive().await?;
-                self.frame(&text).await
-            }
-            Message::Ping(_) => {
-                self.unflushed = true;
-                self.nuisance()?;
-                self.alive().await
-            }
-            // No life: libraries answer pings while the worker hangs.
-            Message::Pong(payload) => self.pong(&payload),
-            Message::Binary(_) => {
-                self.alive().await?;
-                self.io.meter.protocol_error("unexpected");
-                self.nuisance()?;
-                self.complain("unexpected_binary", "binary frames belong to artifacts, and none is announced")
-            }
-            Message::Close(_) | Message::Frame(_) => Err(self.closed()),
-        }
-    }
-
-    async fn frame(&mut self, text: &str) -> Result<(), End> {
-        let frame = match FromWorker::decode(text) {
-            Ok(frame) => frame,
-            Err(problem) => {
-                self.io.meter.protocol_error(kind_of(&problem));
-                return match problem {
-                    DecodeError::UnknownType(_) => {
-                        self.nuisance()?;
-                        self.complain("unknown_type", &problem.to_string())
-                    }
-                    DecodeError::Malformed(_) => {
-                        warn!(worker = %self.worker, %problem, "closing a connection that carries garbage");
-                        self.complain("bad_frame", &problem.to_string())?;
-                        Err(End::tell(Why::Protocol, CloseCode::Invalid))
-                    }
-                };
-            }
-        };
-        self.io.meter.message("in", frame.kind(), text.len());
-        let report = match frame {
-            FromWorker::Accepted(frame) => translate::attempt(&frame.task, frame.epoch)
-                .map(|(task, epoch)| Report::Accepted { task, epoch }),
-            FromWorker::Result(frame) => translate::result(frame),
-            FromWorker::Rejected(frame) => translate::rejected(frame),
-            FromWorker::Heartbeat(frame) => Ok(translate::heartbeat(&frame)),
-            FromWorker::Goodbye(frame) => {
-                self.said_goodbye = true;
-                Ok(translate::goodbye(frame))
-            }
-            FromWorker::Output(frame) => match translate::attempt(&frame.task, frame.epoch) {
-                Ok((task, epoch)) => {
-                    let (conn, stream) = (self.io.conn, translate::stream(frame.stream));
-                    self.io.door.output(conn, task, epoch, stream, frame.offset, &frame.data);
-                    return Ok(());
-                }
-                Err(problem) => Err(problem),
-            },
-            FromWorker::Progress(frame) => match translate::attempt(&frame.task, frame.epoch) {
-                Ok((task, epoch)) => {
-                    let message = frame.message.as_deref().map(translate::sentence);
-                    let fraction = translate::fraction(frame.fraction);
-                    self.io.door.progress(self.io.conn, task, epoch, fraction, message);
-                    return Ok(());
-                }
-                Err(problem) => Err(problem),
-            },
-            FromWorker::Error(frame) => {
-                // Never answered by `error`, or two peers could do so for ever.
-                warn!(worker = %self.worker, code = ?frame.code, message = ?frame.message, "the worker complains");
-                return self.nuisance();
-            }
-            FromWorker::Register(_) => {
-                self.io.meter.protocol_error("unexpected");
-                self.complain("already_registered", "register is the first frame and comes once")?;
-                return Err(End::tell(Why::Protocol, CloseCode::Policy));
-            }
-        };
-        match report {
-            Ok(report) => self.report(report).await,
-            Err(problem) => {
-                self.io.meter.protocol_error("unexpected");
-                debug!(worker = %self.worker, %problem, "ignored a frame about no task of ours");
-                self.nuisance()
-            }
-        }
-    }
-
     /// Acts on a command of the manager.
     async fn obey(&mut self, command: LinkCommand) -> Result<(), End> {
         match command {
@@ -470,7 +293,7 @@ where
         }
         if self.read_stall.is_some_and(|(_, until)| now >= until) {
             self.io.meter.protocol_error("unexpected");
-            return Err(End { deaf: true, ..End::tell(Why::Protocol, CloseCode::Policy) });
+            return Err(End::deaf(Why::Protocol, CloseCode::Policy));
         }
         if self.heartbeat_due.is_some_and(|due| now >= due) {
             self.heartbeat_due = Some(now + self.interval);
@@ -507,60 +330,6 @@ where
         self.send(Message::Ping(nonce.to_be_bytes().to_vec().into()))
     }
 
-    fn pong(&mut self, payload: &[u8]) -> Result<(), End> {
-        let asked = |ping: &Ping| ping.nonce.to_be_bytes() == payload;
-        let Some(ping) = self.pings.iter().position(asked).and_then(|at| self.pings.remove(at)) else {
-            return self.nuisance();
-        };
-        let rtt = ping.sent.elapsed();
-        self.io.meter.rtt(&self.worker, rtt);
-        if let Some(answer) = ping.answer {
-            // Who asked may have given up.
-            answer.send(rtt).ok();
-        }
-        Ok(())
-    }
-
-    /// Reports life, at most every quarter interval.
-    async fn alive(&mut self) -> Result<(), End> {
-        let now = Instant::now();
-        if now - self.alive_at < self.interval / 4 {
-            return Ok(());
-        }
-        self.alive_at = now;
-        self.report(Report::Alive).await
-    }
-
-    async fn report(&mut self, report: Report) -> Result<(), End> {
-        match self.io.report(report).await {
-            true => Ok(()),
-            false => Err(End::tell(Why::ServerShutdown, CloseCode::Away)),
-        }
-    }
-
-    /// Counts what costs more than it brings, and ends a connection that overdoes it.
-    fn nuisance(&mut self) -> Result<(), End> {
-        let now = Instant::now();
-        if now - self.nuisances.0 >= Duration::from_secs(1) {
-            self.nuisances = (now, 0);
-        }
-        self.nuisances.1 += 1;
-        if self.nuisances.1 <= NUISANCES {
-            return Ok(());
-        }
-        self.io.meter.protocol_error("rate");
-        warn!(worker = %self.worker, "closing a connection with too many control or bad frames");
-        Err(End::tell(Why::Protocol, CloseCode::Policy))
-    }
-
-    fn complain(&mut self, code: &str, message: &str) -> Result<(), End> {
-        let frame = FromServer::from(ErrorFrame { code: code.to_owned(), message: message.to_owned() });
-        match frame.encode() {
-            Ok(text) => self.send_text(frame.kind(), text),
-            Err(_) => Ok(()),
-        }
-    }
-
     fn send_text(&mut self, kind: &'static str, text: String) -> Result<(), End> {
         self.io.meter.message("out", kind, text.len());
         self.send(Message::Text(text.into()))
@@ -569,73 +338,6 @@ where
     fn send(&mut self, message: Message) -> Result<(), End> {
         self.unflushed = true;
         Pin::new(&mut self.ws).start_send(message).map_err(|error| self.ended(&error))
-    }
-
-    fn closed(&self) -> End {
-        let why = if self.said_goodbye { Why::Drained } else { Why::PeerClosed };
-        End::tell(why, CloseCode::Normal)
-    }
-
-    /// What an error of the WebSocket means, and what the peer is told of it (RFC 6455, 7.4.1).
-    fn ended(&self, error: &tungstenite::Error) -> End {
-        use tungstenite::Error;
-        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-        let (kind, code) = match error {
-            Error::Protocol(ResetWithoutClosingHandshake)
-            | Error::ConnectionClosed
-            | Error::AlreadyClosed => {
-                return End { close: None, deaf: true, ..self.closed() };
-            }
-            Error::WriteBufferFull(_) => return End::broken(Why::SlowConsumer),
-            Error::Capacity(_) => ("too_big", CloseCode::Size),
-            Error::Utf8(_) => ("bad_utf8", CloseCode::Invalid),
-            Error::Protocol(_) | Error::AttackAttempt => ("unexpected", CloseCode::Protocol),
-            Error::Io(_) | Error::Tls(_) | Error::Url(_) | Error::Http(_) | Error::HttpFormat(_) => {
-                debug!(worker = %self.worker, %error, "the socket broke");
-                return End::broken(Why::Io);
-            }
-        };
-        self.io.meter.protocol_error(kind);
-        warn!(worker = %self.worker, %error, "closing a connection that breaks the protocol");
-        End { deaf: true, ..End::tell(Why::Protocol, code) }
-    }
-
-    /// Flushes what stands before the end, closes, and waits shortly until the peer has read it: an
-    /// early end of the socket would throw away what is still on its way.
-    async fn finish(&mut self, end: End) {
-        let Some(code) = end.close else { return };
-        let goodbye = async {
-            self.ws.send(Message::Close(Some(CloseFrame { code, reason: end.why.as_str().into() }))).await?;
-            self.flushed();
-            if end.deaf {
-                let mut ignored = [0; 8 * 1024];
-                while self.ws.get_mut().read(&mut ignored).await? > 0 {}
-            } else {
-                while self.ws.next().await.is_some_and(|read| read.is_ok()) {}
-            }
-            Ok::<_, tungstenite::Error>(())
-        };
-        // It may be gone or stuck already; then there is nobody to tell.
-        drop(timeout(CLOSING, goodbye).await);
-    }
-}
-
-/// The metrics' word for what cannot be read.
-fn kind_of(problem: &DecodeError) -> &'static str {
-    match problem {
-        DecodeError::Malformed(_) => "bad_json",
-        DecodeError::UnknownType(_) => "bad_type",
-    }
-}
-
-fn code_of(why: Why) -> CloseCode {
-    match why {
-        Why::ServerShutdown => CloseCode::Away,
-        Why::RemovedFromConfig | Why::Moved | Why::ScaledIn | Why::Drained | Why::PeerClosed | Why::Io => {
-            CloseCode::Normal
-        }
-        Why::Protocol => CloseCode::Protocol,
-        Why::HeartbeatTimeout | Why::SlowConsumer | Why::Superseded | Why::CancelTimeout => CloseCode::Policy,
     }
 }
 

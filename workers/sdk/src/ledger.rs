@@ -283,3 +283,98 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Worker;
+
+    fn key(epoch: u64) -> AttemptRef {
+        AttemptRef { task: "t".into(), epoch }
+    }
+
+    fn context(epoch: u64) -> TaskContext {
+        TaskContext::new(key(epoch), Worker::builder("test").build().0)
+    }
+
+    fn up(ledger: &mut Ledger, change: impl FnOnce(&mut Registered)) {
+        ledger.begin_link();
+        let mut answer = Registered { connection: 1, ..Registered::default() };
+        change(&mut answer);
+        for stopped in ledger.registered(&answer) {
+            stopped.cancel(CancelReason::Dropped);
+        }
+    }
+
+    fn sent(ledger: &mut Ledger) -> Vec<String> {
+        std::iter::from_fn(|| ledger.pop()).map(|frame| frame.to_string()).collect()
+    }
+
+    #[test]
+    fn nothing_is_said_before_the_server_has_answered() {
+        let mut ledger = Ledger::default();
+        up(&mut ledger, |_| {});
+        ledger.start(context(1), "accepted".into());
+        ledger.begin_link();
+        ledger.finish(&key(1), "result".into());
+        assert_eq!(sent(&mut ledger), Vec::<String>::new());
+        let stopped = ledger.registered(&Registered { keep: vec![key(1)], ..Registered::default() });
+        // `accepted` belonged to the old connection; the result came after `register`.
+        assert_eq!((stopped.len(), sent(&mut ledger)), (0, vec!["result".to_owned()]));
+    }
+
+    #[test]
+    fn a_result_is_sent_once_for_each_connection_and_kept_until_acknowledged() {
+        let mut ledger = Ledger::default();
+        up(&mut ledger, |_| {});
+        ledger.start(context(1), "accepted".into());
+        ledger.finish(&key(1), "result".into());
+        assert_eq!(sent(&mut ledger), ["accepted", "result"]);
+        ledger.end_link();
+        up(&mut ledger, |answer| answer.resend = vec![key(1), key(1)]);
+        assert_eq!(sent(&mut ledger), ["result"]);
+        ledger.acknowledged(&key(1));
+        assert!(ledger.is_settled() && ledger.begin_link().0.is_empty());
+    }
+
+    #[test]
+    fn unacknowledged_results_are_bounded_and_the_oldest_goes_first() {
+        let mut ledger = Ledger::default();
+        let large = Utf8Bytes::from("x".repeat(MAX_UNACKNOWLEDGED / 4));
+        for epoch in 1..=4 {
+            ledger.start(context(epoch), "accepted".into());
+            assert_eq!(ledger.finish(&key(epoch), large.clone()), []);
+        }
+        ledger.start(context(5), "accepted".into());
+        assert_eq!(ledger.finish(&key(5), large), [key(1)]);
+        assert_eq!(ledger.listed().len(), 4);
+    }
+
+    #[test]
+    fn a_dropped_attempt_keeps_its_slot_until_its_handler_has_ended() {
+        let mut ledger = Ledger::default();
+        up(&mut ledger, |_| {});
+        ledger.start(context(1), "accepted".into());
+        up(&mut ledger, |answer| answer.drop = vec![key(1)]);
+        assert_eq!(ledger.judge(&key(2), 1, Some(1)), Verdict::Reject("no free slot"));
+        assert_eq!(ledger.listed(), []);
+        ledger.finish(&key(1), "result".into());
+        assert_eq!(sent(&mut ledger), Vec::<String>::new());
+        assert_eq!(ledger.judge(&key(2), 1, Some(1)), Verdict::Start);
+        assert_eq!(ledger.judge(&key(1), 1, Some(1)), Verdict::Ignore);
+    }
+
+    #[test]
+    fn output_has_a_bound_of_its_own() {
+        let mut ledger = Ledger::default();
+        up(&mut ledger, |_| {});
+        ledger.start(context(1), "accepted".into());
+        for _ in 0..100 {
+            ledger.output(&key(1), "x".repeat(MAX_OUTPUT / 10).into());
+        }
+        ledger.output(&key(2), "nobody's".into());
+        assert_eq!(sent(&mut ledger).len(), 1 + 10);
+        ledger.output(&key(1), "room again".into());
+        assert_eq!(sent(&mut ledger), ["room again"]);
+    }
+}

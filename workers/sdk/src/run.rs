@@ -26,24 +26,27 @@ pub(crate) async fn supervise(
     // Inside `async`, so that a panic before the handler's first `.await` is caught too.
     let work = AssertUnwindSafe(async { handler.run(task, context.clone()).await }).catch_unwind();
     let mut work = pin!(work);
-    let finished =
-        |end: Result<TaskEnd, Box<dyn Any + Send>>| end.unwrap_or_else(|_| panicked(context, again));
-    let reason = tokio::select! {
-        biased;
-        end = &mut work => return finished(end),
-        reason = context.cancelled() => reason,
-        () = tokio::time::sleep(limit) => {
-            context.cancel(CancelReason::Timeout);
-            // A cancel may have come in the same moment; the first reason stays.
-            context.cancel_reason().unwrap_or(CancelReason::Timeout)
+    let finished = |end: Result<TaskEnd, Box<dyn Any + Send>>| {
+        let end = end.unwrap_or_else(|_| panicked(context, again));
+        // It may have heard of a cancel, and obeyed, before this code had its turn.
+        match context.cancel_reason() {
+            Some(reason) => stopped(Some(end), reason, again),
+            None => end,
         }
     };
-    let end = tokio::select! {
+    tokio::select! {
         biased;
-        end = &mut work => Some(finished(end)),
-        () = tokio::time::sleep(grace) => None,
-    };
-    stopped(end, reason, again)
+        end = &mut work => return finished(end),
+        _ = context.cancelled() => {}
+        () = tokio::time::sleep(limit) => context.cancel(CancelReason::Timeout),
+    }
+    tokio::select! {
+        biased;
+        end = &mut work => finished(end),
+        () = tokio::time::sleep(grace) => {
+            stopped(None, context.cancel_reason().unwrap_or(CancelReason::Cancelled), again)
+        }
+    }
 }
 
 /// The end of a handler that was told to stop; `None` when it did not and was dropped.
