@@ -1,5 +1,7 @@
 //! Metrics and logs: one catalogue, and the one place where what happens is counted.
 
+#[cfg(test)]
+mod boards;
 mod build;
 pub mod catalogue;
 mod http;
