@@ -72,7 +72,7 @@ impl Fleet {
             assigned: now.mono,
             started: None,
             timer,
-            missing: 0,
+            missing: None,
             idempotent,
             overdue: false,
         };
@@ -95,7 +95,7 @@ impl Fleet {
         let now = self.now;
         let task = &mut self.tasks[ix];
         let Some(live) = task.phase.live_mut() else { return };
-        live.missing = 0;
+        live.missing = None;
         if live.started.is_some() {
             return;
         }
@@ -166,7 +166,9 @@ impl Fleet {
                 self.note(Note::Discarded { task: id, worker: name, reason });
                 let ack = Effect::Order(conn, Order::Ack { task: id, epoch, discarded: Some(reason) });
                 // What it repeats must be durable before the worker may forget it.
-                match self.finished.tasks.get(&id).map(|ended| (ended.record.keep, ended.seq)) {
+                let ended = self.finished.tasks.get(&id).map(|ended| (ended.record.keep, ended.seq));
+                let live = self.by_id.get(&id).map(|ix| (self.tasks[*ix].keep, self.tasks[*ix].seq));
+                match ended.or(live) {
                     Some((keep, seq)) => self.show(keep, seq, ack),
                     None => self.effect(ack),
                 }
@@ -200,9 +202,16 @@ impl Fleet {
             Some(live) if live.worker != worker => Err(Discard::UnknownTask),
             Some(_) => Ok(ix),
             None => {
-                let name = &self.registry.workers[worker].name;
-                let was_its = task.attempts.last().is_some_and(|attempt| attempt.worker == *name);
-                if was_its { Ok(ix) } else { Err(Discard::UnknownTask) }
+                let registered = self.registry.workers[worker].registered.as_ref();
+                let its = |attempt: &&AttemptRecord| {
+                    registered.is_some_and(|registered| registered.instance == attempt.instance)
+                };
+                match task.attempts.last().filter(its) {
+                    // Sent twice: the first has put the task back already.
+                    Some(attempt) if attempt.has_reported() => Err(Discard::Duplicate),
+                    Some(_) => Ok(ix),
+                    None => Err(Discard::UnknownTask),
+                }
             }
         }
     }

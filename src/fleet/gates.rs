@@ -99,6 +99,8 @@ impl Fleet {
         {
             let Some((seq, behind)) = self.gates.waiting.pop_front() else { break };
             match behind {
+                // Its connection ended meanwhile: the worker still has the result and tells so.
+                Behind::Show(Effect::Order(conn, _)) if !self.registry.by_conn.contains_key(&conn) => {}
                 Behind::Show(effect) => self.effect(effect),
                 Behind::Eligible(task, id) => {
                     // The task may have ended meanwhile, and its place be another's.

@@ -111,8 +111,8 @@ pub(super) struct Live {
     pub(super) assigned: Mono,
     pub(super) started: Option<Mono>,
     pub(super) timer: Option<TimerKey>,
-    /// Heartbeats in a row that did not list it.
-    pub(super) missing: u8,
+    /// Since when no heartbeat has listed it.
+    pub(super) missing: Option<Mono>,
     /// Whether the capability was registered as safe to repeat.
     pub(super) idempotent: bool,
     /// It was told to stop because its time was up.

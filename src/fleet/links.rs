@@ -127,7 +127,7 @@ impl Fleet {
     }
 
     /// Puts a new process on the roster: durable before the first hand-over to it.
-    fn enrol(&mut self, worker: WorkerIx, registration: &Registration) {
+    pub(super) fn enrol(&mut self, worker: WorkerIx, registration: &Registration) {
         let subject = &self.registry.workers[worker];
         if subject.rostered.as_ref() == Some(&registration.instance) {
             return;
@@ -164,6 +164,10 @@ impl Fleet {
                     self.note(Note::Reconciled { task: held.task, decision });
                     if held.done { verdict.resend.push(attempt) } else { verdict.keep.push(attempt) }
                 }
+                None if held.done && self.is_being_recorded(held.task, held.epoch) => {
+                    self.note(Note::Reconciled { task: held.task, decision: "result_accepted" });
+                    verdict.resend.push(attempt);
+                }
                 None => {
                     let decision = if held.done { "result_discarded" } else { "aborted" };
                     self.note(Note::Reconciled { task: held.task, decision });
@@ -186,6 +190,21 @@ impl Fleet {
         verdict
     }
 
+    /// Whether this attempt's result was taken and is not durable yet: then the worker must keep it,
+    /// and hears so when it sends it again.
+    fn is_being_recorded(&self, task: TaskId, epoch: Epoch) -> bool {
+        let (attempts, keep, seq) = match (self.by_id.get(&task), self.finished.tasks.get(&task)) {
+            (Some(ix), _) => {
+                let task = &self.tasks[*ix];
+                (&task.attempts, task.keep, task.seq)
+            }
+            (None, Some(ended)) => (&ended.record.attempts, ended.record.keep, ended.seq),
+            (None, None) => return false,
+        };
+        let recorded = attempts.iter().any(|attempt| attempt.epoch == epoch && attempt.has_reported());
+        recorded && keep != Keep::Passing && !self.gates.is_durable(seq)
+    }
+
     /// Makes a reported attempt the worker's own, if it is the newest of a live task.
     fn claim(&mut self, worker: WorkerIx, held: &HeldAttempt) -> Option<(TaskIx, &'static str)> {
         let ix = *self.by_id.get(&held.task)?;
@@ -198,17 +217,27 @@ impl Fleet {
         if newest != Some(held.epoch) && !untraced {
             return None;
         }
+        // Its result has been taken: what the worker still holds is a copy.
+        if self.tasks[ix].attempts.last().is_some_and(AttemptRecord::has_reported) && !untraced {
+            return None;
+        }
         let now = self.now;
         let subject = &self.registry.workers[worker];
         let (name, offer) = (subject.name.clone(), subject.offer(&self.tasks[ix].spec.capability));
         let idempotent = offer.is_some_and(|offer| offer.idempotent);
         let instance = subject.registered.as_ref().map(|registered| registered.instance.clone())?;
+        // Only the process that was given it can have it; by whatever name or address it comes.
+        if !untraced && self.tasks[ix].attempts.last().is_none_or(|attempt| attempt.instance != instance) {
+            return None;
+        }
         if let Some(live) = self.tasks[ix].phase.live_mut() {
             let before = std::mem::replace(&mut live.worker, worker);
-            live.missing = 0;
+            live.missing = None;
             self.registry.workers[before].holds.remove(&ix);
             self.registry.workers[worker].holds.insert(ix);
-            self.registry.changed.insert(before);
+            if before != worker {
+                self.left(before);
+            }
             self.reopen(ix, worker);
             if !held.done {
                 self.accepted(worker, held.task, held.epoch);
@@ -259,7 +288,7 @@ impl Fleet {
             assigned: now.mono,
             started: Some(now.mono),
             timer,
-            missing: 0,
+            missing: None,
             idempotent,
             overdue: false,
         };
@@ -271,6 +300,16 @@ impl Fleet {
             self.write(ix);
         }
         Some((ix, if held.done { "result_accepted" } else { "adopted" }))
+    }
+
+    /// The process known as this worker speaks under another name or address now: nothing may be said
+    /// on its older connection any more, for it would run beside what is said on the new one.
+    fn left(&mut self, before: WorkerIx) {
+        if self.registry.workers[before].up().is_some() {
+            self.drop_link(before, Why::PeerClosed, true);
+        } else {
+            self.steer(before);
+        }
     }
 
     /// The attempt's output comes from the worker's new connection now.
@@ -392,8 +431,10 @@ impl Fleet {
                 self.accepted(worker, attempt.0, attempt.1);
                 continue;
             }
-            live.missing += 1;
-            if live.missing >= 2 {
+            // Two of them that were held up on the way and arrive at once are older than the
+            // hand-over that they lack; they count as one.
+            let since = *live.missing.get_or_insert(now);
+            if now.since(since) >= interval / 2 {
                 missing.push(ix);
             }
         }
@@ -591,6 +632,9 @@ impl Fleet {
         let gone = self.registry.workers.iter().find(|(_, worker)| worker.process && worker.name == *name);
         let Some(worker) = gone.map(|(ix, _)| ix) else { return };
         let halting = self.registry.workers[worker].halting;
+        // Its connection leads nowhere, even if the socket's end has not been noticed: nothing more
+        // is handed over on it, least of all what is put back here.
+        self.drop_link(worker, Why::PeerClosed, true);
         for ix in self.registry.workers[worker].holds.clone() {
             self.lost(ix, !halting, "the worker's process ended");
         }

@@ -110,6 +110,11 @@ impl Fleet {
             if let Some(spec) = self.topology.workers.get(to).cloned() {
                 self.added(to, &spec);
             }
+        } else if let Some(registered) = self.registry.workers[worker].registered.clone()
+            && self.registry.workers[worker].up().is_some()
+        {
+            // Hints name the worker from now on by its new name; so must the roster, and before.
+            self.enrol(worker, &registered);
         }
         self.registry.changed.insert(worker);
     }

@@ -315,6 +315,22 @@ pub struct AttemptRecord {
     pub finished_at: Option<Wall>,
 }
 
+impl AttemptRecord {
+    /// Whether it ended by the worker's own report; one that was written off may still report.
+    pub(super) fn has_reported(&self) -> bool {
+        match self.outcome {
+            Some(
+                AttemptOutcome::Succeeded
+                | AttemptOutcome::Failed
+                | AttemptOutcome::TimedOut
+                | AttemptOutcome::Cancelled
+                | AttemptOutcome::Rejected,
+            ) => true,
+            Some(AttemptOutcome::WorkerLost | AttemptOutcome::Superseded) | None => false,
+        }
+    }
+}
+
 /// Where a task was handed to, for a server that finds the record after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hint {
