@@ -21,6 +21,7 @@ mod placement;
 mod queue;
 mod recovery;
 mod registry;
+pub mod replay;
 mod show;
 mod slab;
 mod steer;

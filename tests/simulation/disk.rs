@@ -1,0 +1,170 @@
+//! The simulated journal: takes records in order, makes them durable in batches after a while, and
+//! tells the core later still. A crash loses what was not durable; the core never learns which.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall::fleet::*;
+
+use super::world::{Happening, World};
+
+/// What is on disk, and what is on its way there.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub(crate) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
+    /// The index by key.
+    keys: BTreeMap<u128, TaskId>,
+    roster: BTreeMap<WorkerName, RosterEntry>,
+    overlays: BTreeMap<WorkerName, Overlay>,
+    waiting: VecDeque<(Seq, Record)>,
+    committing: bool,
+    /// Takes no writes.
+    pub(crate) failed: bool,
+    /// Commits take long until then.
+    pub(crate) slow_until: u64,
+}
+
+impl Disk {
+    /// Whether everything that was given to it is durable.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn keep(&mut self, record: Record) {
+        match record {
+            Record::Task(task) => {
+                if let Keep::ByKey(hash) = task.keep {
+                    self.keys.insert(hash.key, task.id);
+                }
+                self.tasks.insert(task.id, task);
+            }
+            Record::Roster(entry) => {
+                self.roster.insert(entry.worker.clone(), entry);
+            }
+            Record::Overlay(worker, overlay) => {
+                if overlay == Overlay::default() {
+                    self.overlays.remove(&worker);
+                } else {
+                    self.overlays.insert(worker, overlay);
+                }
+            }
+        }
+    }
+
+    /// The server died: what was under way is durable up to some point, and lost from there on.
+    pub(crate) fn crash(&mut self, reached: usize) {
+        let reached = if self.committing && !self.failed { reached.min(self.waiting.len()) } else { 0 };
+        for (_, record) in self.waiting.drain(..reached).collect::<Vec<_>>() {
+            self.keep(record);
+        }
+        self.waiting.clear();
+        self.committing = false;
+    }
+
+    /// The server stopped in order: everything is written before it ends.
+    pub(crate) fn flush(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (_, record) in waiting {
+            self.keep(record);
+        }
+        self.committing = false;
+    }
+
+    /// What an opening of the store finds: everything that is not final, rosters and overlays.
+    pub(crate) fn open(&self) -> Vec<Record> {
+        let tasks = self.tasks.values().filter(|task| !task.state.is_final());
+        tasks
+            .map(|task| Record::Task(Arc::clone(task)))
+            .chain(self.roster.values().cloned().map(Record::Roster))
+            .chain(
+                self.overlays
+                    .iter()
+                    .map(|(worker, overlay)| Record::Overlay(worker.clone(), overlay.clone())),
+            )
+            .collect()
+    }
+
+    /// Whether a key names a task that has ended.
+    pub(crate) fn has_ended(&self, key: u128) -> bool {
+        let task = self.keys.get(&key).and_then(|task| self.tasks.get(task));
+        task.is_some_and(|task| task.state.is_final())
+    }
+
+    /// How many records wait.
+    pub(crate) fn backlog(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The worker processes that were launched and may still hold work.
+    pub(crate) fn launched(&self) -> Vec<WorkerName> {
+        self.roster.values().filter(|entry| entry.launched).map(|entry| entry.worker.clone()).collect()
+    }
+}
+
+impl World {
+    /// The core gave a record to the journal.
+    pub(crate) fn write(&mut self, seq: Seq, record: Record) {
+        self.disk.waiting.push_back((seq, record));
+        self.plan_commit();
+    }
+
+    fn plan_commit(&mut self) {
+        if self.disk.committing || self.disk.failed || self.disk.waiting.is_empty() {
+            return;
+        }
+        self.disk.committing = true;
+        let longest =
+            if self.disk.slow_until > self.time { Duration::from_secs(8) } else { self.plan.commit };
+        let wait = self.dice.span(Duration::from_micros(100), longest);
+        self.soon(Happening::Commit(self.server.life), wait);
+    }
+
+    /// A batch is durable; mostly all that waits, sometimes only a part of it.
+    pub(crate) fn commit(&mut self, life: u32) {
+        if life != self.server.life || !self.disk.committing {
+            return;
+        }
+        self.disk.committing = false;
+        if self.disk.failed {
+            return;
+        }
+        let waiting = self.disk.waiting.len();
+        let batch = if self.dice.chance(800) { waiting } else { 1 + self.dice.below(waiting) };
+        let mut last = None;
+        for _ in 0..batch {
+            if let Some((seq, record)) = self.disk.waiting.pop_front() {
+                self.disk.keep(record);
+                last = Some(seq);
+            }
+        }
+        if let Some(up_to) = last {
+            let wait = self.dice.span(Duration::from_micros(1), Duration::from_millis(5));
+            // Batches are told in their order: each is told before the next one can be complete.
+            self.hear_in_order(Event::Durable { up_to }, wait);
+        }
+        self.plan_commit();
+    }
+
+    /// The journal takes no writes for a while.
+    pub(crate) fn store_fails(&mut self) {
+        if self.disk.failed || self.server.fleet.is_none() {
+            return;
+        }
+        self.disk.failed = true;
+        self.tell(Event::StoreFailed(true));
+        let wait = self.dice.span(Duration::from_millis(100), Duration::from_secs(20));
+        self.soon(Happening::StoreMends(self.server.life), wait);
+    }
+
+    /// The journal takes writes again, beginning with those that waited.
+    pub(crate) fn store_mends(&mut self, life: u32) {
+        if life != self.server.life || !self.disk.failed {
+            return;
+        }
+        self.disk.failed = false;
+        self.disk.committing = false;
+        self.tell(Event::StoreFailed(false));
+        self.plan_commit();
+    }
+}

@@ -1,0 +1,363 @@
+//! The checker's picture of tasks: what was promised about each, which attempts it had, what is on
+//! disk of it, and how it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rollcall::fleet::*;
+
+use super::super::world::Key;
+use super::links::{Given, Links};
+use super::{Moment, Verdict};
+
+/// What is known of tasks.
+#[derive(Default)]
+pub(super) struct Tasks {
+    tasks: BTreeMap<TaskId, Seen>,
+    /// Tasks that have not ended as far as the core has said.
+    open: BTreeSet<TaskId>,
+    /// The newest epoch of any task, in any term.
+    newest: Epoch,
+    /// The largest `max_attempts` that was ever in force.
+    most_attempts: u32,
+}
+
+/// One task.
+#[derive(Debug)]
+struct Seen {
+    keep: Keep,
+    max_attempts: Option<u32>,
+    /// Somebody has its id.
+    promised: bool,
+    /// Nobody waits for its end any more.
+    abandoned: bool,
+    recorded: Option<Arc<TaskRecord>>,
+    durable: Option<Arc<TaskRecord>>,
+    finished: Option<Arc<TaskRecord>>,
+    lease: Option<Lease>,
+}
+
+/// The newest attempt.
+#[derive(Debug)]
+struct Lease {
+    epoch: Epoch,
+    instance: Instance,
+    worker: WorkerName,
+    ends: Moment,
+    /// The core lived through its beginning, or found it in the journal.
+    known: bool,
+    recovered: Option<Moment>,
+}
+
+impl Tasks {
+    pub(super) fn settings(&mut self, settings: &Settings) {
+        self.most_attempts = self.most_attempts.max(settings.max_attempts);
+    }
+
+    pub(super) fn submitted(&mut self, submission: &Submission) {
+        let seen = Seen {
+            keep: submission.keep,
+            max_attempts: submission.spec.max_attempts,
+            promised: false,
+            abandoned: false,
+            recorded: None,
+            durable: None,
+            finished: None,
+            lease: None,
+        };
+        self.tasks.insert(submission.id, seen);
+        // A task that is kept exists from its first record on: before, its key may name another.
+        if submission.keep == Keep::Passing {
+            self.open.insert(submission.id);
+        }
+    }
+
+    pub(super) fn promoted(&mut self, task: TaskId) {
+        if let Some(seen) = self.tasks.get_mut(&task)
+            && !seen.has_ended()
+        {
+            seen.keep = Keep::Kept;
+        }
+    }
+
+    pub(super) fn abandoned(&mut self, task: TaskId) {
+        if let Some(seen) = self.tasks.get_mut(&task) {
+            seen.abandoned = true;
+        }
+    }
+
+    pub(super) fn cancel_wanted(&mut self, _: TaskId) {}
+
+    /// A submission that named an older task by its key, or was refused, made no task.
+    pub(super) fn answered_otherwise(&mut self, task: TaskId) {
+        if self.tasks.get(&task).is_some_and(|seen| !seen.promised && seen.recorded.is_none()) {
+            self.tasks.remove(&task);
+            self.open.remove(&task);
+        }
+    }
+
+    pub(super) fn refused(&mut self, task: TaskId, refusal: &Refusal) {
+        if *refusal != Refusal::NoSuchTask {
+            self.answered_otherwise(task);
+        }
+    }
+
+    /// I1, I5: somebody is shown a task: from now on it must not vanish.
+    pub(super) fn promised(
+        &mut self,
+        asked: Option<TaskId>,
+        record: &TaskRecord,
+        cancel: bool,
+        replayed: bool,
+    ) -> Verdict {
+        if replayed {
+            if let Some(asked) = asked.filter(|asked| *asked != record.id) {
+                self.answered_otherwise(asked);
+            }
+        } else if asked != Some(record.id) {
+            return Err(format!("I1: the answer about {asked:?} is task {}", record.id));
+        }
+        let Some(seen) = self.tasks.get_mut(&record.id) else {
+            return Err(format!("I1: the core answers with task {}, which nobody submitted", record.id));
+        };
+        if seen.keep == Keep::Passing {
+            return Ok(());
+        }
+        seen.promised = true;
+        let Some(durable) = &seen.durable else {
+            return Err(format!("I1: the id of task {} was given out before it was durable", record.id));
+        };
+        let shown = record.state.is_final() || cancel && record.state == TaskState::Cancelling;
+        if shown && durable.version < record.version {
+            return Err(format!(
+                "I1: task {} is shown as {:?} before that is durable",
+                record.id, record.state
+            ));
+        }
+        Ok(())
+    }
+
+    /// The newest record of a task; I2: after a final one nothing changes but the dead letter.
+    pub(super) fn recorded(&mut self, record: &Arc<TaskRecord>) -> Verdict {
+        let Some(seen) = self.tasks.get_mut(&record.id) else {
+            return Err(format!("a record of task {}, which nobody submitted", record.id));
+        };
+        if record.charged as usize > record.attempts.len() {
+            return Err(format!("I6: task {} was charged for more than it had: {record:?}", record.id));
+        }
+        if let Some(last) = &seen.recorded {
+            if last.version >= record.version {
+                return Err(format!("version {} of task {} is written again", record.version, record.id));
+            }
+            if last.state.is_final() && !same_end(last, record) {
+                return Err(format!(
+                    "I2: the final record of task {} changes: {last:?} {record:?}",
+                    record.id
+                ));
+            }
+        }
+        seen.recorded = Some(Arc::clone(record));
+        if record.state.is_final() {
+            self.open.remove(&record.id);
+        } else {
+            self.open.insert(record.id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn durable(&mut self, record: Arc<TaskRecord>) {
+        if let Some(seen) = self.tasks.get_mut(&record.id) {
+            seen.durable = Some(record);
+        }
+    }
+
+    /// I2, I3, I6: a task is final for everybody.
+    pub(super) fn finished(&mut self, task: TaskId, record: &Arc<TaskRecord>) -> Verdict {
+        let Some(seen) = self.tasks.get_mut(&task) else {
+            return Err(format!("I2: task {task} is final, but nobody submitted it"));
+        };
+        if seen.finished.is_some() {
+            return Err(format!("I2: task {task} is final twice"));
+        }
+        if !record.state.is_final() || record.id != task {
+            return Err(format!("I2: task {task} is finished with {record:?}"));
+        }
+        if seen.keep != Keep::Passing
+            && !seen.durable.as_ref().is_some_and(|durable| same_end(durable, record))
+        {
+            return Err(format!("I2: task {task} is final for its callers before that is durable"));
+        }
+        let most = seen.max_attempts.unwrap_or(self.most_attempts);
+        if record.charged > most || record.deaths > 2 {
+            return Err(format!(
+                "I6: task {task}: {} attempts of {most}, {} deaths",
+                record.charged, record.deaths
+            ));
+        }
+        if record.state == TaskState::Succeeded {
+            let last = record.attempts.last().map(|attempt| attempt.epoch);
+            let newest = seen.lease.as_ref().map(|lease| lease.epoch);
+            if last.is_none() || newest.is_some() && last != newest {
+                return Err(format!("I3: task {task} ended by attempt {last:?}, the newest is {newest:?}"));
+            }
+        }
+        seen.finished = Some(Arc::clone(record));
+        self.open.remove(&task);
+        Ok(())
+    }
+
+    pub(super) fn attempt_ended(&self, task: TaskId, outcome: AttemptOutcome) -> Verdict {
+        match self.tasks.get(&task) {
+            Some(seen) if seen.has_ended() => {
+                Err(format!("I2: an attempt of {task} ends ({outcome:?}) after the task"))
+            }
+            Some(_) => Ok(()),
+            None => Err(format!("an attempt of {task} ends, which nobody submitted")),
+        }
+    }
+
+    /// I3, I4, I6: a task is handed over.
+    pub(super) fn handed_over(
+        &mut self,
+        moment: Moment,
+        assignment: &Assignment,
+        given: Given,
+        links: &Links,
+        settings: &Settings,
+    ) -> Verdict {
+        let Assignment { task, epoch, limit, .. } = *assignment;
+        let Some(seen) = self.tasks.get_mut(&task) else {
+            return Err(format!("task {task} is handed over, but nobody submitted it"));
+        };
+        if epoch <= self.newest {
+            return Err(format!("I3: epoch {epoch} comes after {}", self.newest));
+        }
+        self.newest = epoch;
+        if seen.has_ended() {
+            return Err(format!("I2: task {task} is handed over after its end"));
+        }
+        if let Keep::ByKey(_) = seen.keep
+            && seen.durable.is_none()
+        {
+            return Err(format!("task {task}, kept by key, is handed over before it is durable"));
+        }
+        if let Some(lease) = &seen.lease
+            && lease.known
+        {
+            let key: Key = (task, lease.epoch);
+            let over = moment.mono >= lease.ends.mono;
+            let waited = lease.recovered.is_some_and(|from| moment.mono.since(from.mono) >= settings.lease);
+            let reason = match lease.recovered {
+                // After a crash nothing is known of the process until it reconciles.
+                Some(_) if !links.knows(&lease.worker, &lease.instance) && !waited => None,
+                _ => links.given_up(moment, &lease.instance, &key, settings),
+            };
+            if reason.is_none() && !over && !waited {
+                return Err(format!(
+                    "I4: task {task} is handed to {} although {} ({}) still has it as {}",
+                    given.worker, lease.worker, lease.instance, lease.epoch
+                ));
+            }
+        }
+        seen.lease = Some(Lease {
+            epoch,
+            instance: given.instance,
+            worker: given.worker,
+            ends: Moment { mono: moment.mono + limit, ..moment },
+            known: true,
+            recovered: None,
+        });
+        Ok(())
+    }
+
+    /// A kept attempt or a result that is sent again must be the newest of a task that goes on.
+    pub(super) fn is_newest(&self, key: &Key) -> Verdict {
+        let Some(seen) = self.tasks.get(&key.0) else {
+            return Err(format!("I3: {key:?} goes on, but nobody submitted it"));
+        };
+        match &seen.lease {
+            Some(lease) if lease.epoch != key.1 => {
+                Err(format!("I3: {key:?} goes on although {} is newer", lease.epoch))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Before a worker may forget a result, a kept task's record must have it durably.
+    pub(super) fn may_forget(&self, key: &Key, how: &str) -> Verdict {
+        let Some(seen) = self.tasks.get(&key.0) else { return Ok(()) };
+        if seen.keep == Keep::Passing {
+            return Ok(());
+        }
+        let in_memory = seen.recorded.as_ref().is_some_and(|record| has_result(record, key.1));
+        let on_disk = seen.durable.as_ref().is_some_and(|record| has_result(record, key.1));
+        if in_memory && !on_disk {
+            return Err(format!("a result of {} is {how} before it is durable", key.0));
+        }
+        Ok(())
+    }
+
+    /// The core's process is gone.
+    pub(super) fn crashed(&mut self, disk: &BTreeMap<TaskId, Arc<TaskRecord>>) {
+        // What became durable without the core being told counts all the same.
+        for (id, seen) in &mut self.tasks {
+            seen.durable = disk.get(id).cloned();
+        }
+        self.tasks.retain(|_, seen| seen.durable.is_some());
+        self.open.clear();
+        for seen in self.tasks.values_mut() {
+            seen.recorded.clone_from(&seen.durable);
+            if seen.durable.as_ref().is_some_and(|record| record.state.is_final()) {
+                seen.finished.clone_from(&seen.durable);
+            }
+        }
+    }
+
+    /// A core begins with these records.
+    pub(super) fn recovered<'a>(&mut self, now: Now, records: impl Iterator<Item = &'a Record>) {
+        for record in records {
+            let Record::Task(record) = record else { continue };
+            let Some(seen) = self.tasks.get_mut(&record.id) else { continue };
+            seen.finished = None;
+            seen.keep = record.keep;
+            self.open.insert(record.id);
+            let hinted = record.hint.as_ref().map(|hint| hint.epoch);
+            if let Some(lease) = &mut seen.lease {
+                lease.known = hinted == Some(lease.epoch);
+                lease.recovered = Some(Moment { mono: now.mono, ..Moment::default() });
+                lease.ends = Moment { mono: Mono(u64::MAX), ..Moment::default() };
+            }
+        }
+    }
+
+    /// How many tasks have not ended.
+    pub(super) fn open(&self) -> u64 {
+        self.open.len() as u64
+    }
+
+    /// A task that has not ended, or whose end its callers have not heard.
+    pub(super) fn first_open(&self) -> Option<TaskId> {
+        let unheard = |(id, seen): (&TaskId, &Seen)| seen.finished.is_none().then_some(*id);
+        self.open.first().copied().or_else(|| self.tasks.iter().find_map(unheard))
+    }
+}
+
+impl Seen {
+    fn has_ended(&self) -> bool {
+        self.finished.is_some() || self.recorded.as_ref().is_some_and(|record| record.state.is_final())
+    }
+}
+
+/// Whether an attempt's end stands in a record.
+fn has_result(record: &TaskRecord, epoch: Epoch) -> bool {
+    record.attempts.iter().any(|attempt| attempt.epoch == epoch && attempt.outcome.is_some())
+}
+
+/// Whether two final records tell the same end; only the dead letter may be taken off later.
+fn same_end(one: &TaskRecord, other: &TaskRecord) -> bool {
+    one.state == other.state
+        && one.output == other.output
+        && one.error == other.error
+        && one.attempts == other.attempts
+        && one.finished_at == other.finished_at
+}

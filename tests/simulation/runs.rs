@@ -1,0 +1,150 @@
+//! Which seeds run, how far, and what a failure leaves behind.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rollcall::fleet::replay::{Line, replay};
+use rollcall::fleet::{Effect, Fleet};
+
+use super::world::World;
+
+/// Seeds of a normal test run, and the events that the core handles in each. More than a million
+/// in all, and no run is so long that its failure takes long to replay.
+const SEEDS: u64 = 140;
+/// See [`SEEDS`].
+const STEPS: u64 = 7_500;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+/// Runs one seed; on a failure says how to see it again and leaves its recording.
+fn run(seed: u64, steps: u64) -> Result<u64, String> {
+    let mut world = World::new(seed);
+    if std::env::var_os("ROLLCALL_SIM_SEED").is_some() {
+        let words = std::env::var("ROLLCALL_SIM_TRACE").unwrap_or_default();
+        world.trace = words.split_whitespace().map(str::to_owned).collect();
+    }
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run(steps)));
+    let Err(panic) = ended else { return Ok(world.steps) };
+    let problem = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    let file = match world.recorder.write(seed) {
+        Ok(Some(path)) => format!("the core's inputs: {}", path.display()),
+        Ok(None) => "the core had not begun".to_owned(),
+        Err(problem) => format!("its recording could not be written: {problem}"),
+    };
+    Err(format!(
+        "seed {seed} failed at step {} ({:?}): {problem}\n  again: make sim SEED={seed} STEPS={steps}\n  {file}",
+        world.steps,
+        world.age()
+    ))
+}
+
+/// The name of threads whose panics are told in the end, with all that is needed to replay them.
+const WORLD: &str = "world";
+
+/// A broken promise is a panic inside a world; its backtrace would only show the checker.
+fn say_nothing_of_worlds() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let quiet = std::env::var_os("ROLLCALL_SIM_SEED").is_none();
+            if !quiet || std::thread::current().name() != Some(WORLD) {
+                usual(panic);
+            }
+        }));
+    });
+}
+
+/// Every seed on as many threads as there are cores: each world is its own.
+fn run_all(seeds: &[u64], steps: u64) -> (u64, Vec<String>) {
+    let (next, total) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failures = std::sync::Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    say_nothing_of_worlds();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let world = std::thread::Builder::new().name(WORLD.to_owned());
+            let work = || {
+                loop {
+                    let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
+                    let Some(seed) = seeds.get(index) else { return };
+                    match run(*seed, steps) {
+                        Ok(steps) => {
+                            total.fetch_add(steps, Ordering::Relaxed);
+                        }
+                        Err(failure) => failures.lock().expect("no thread panics here").push(failure),
+                    }
+                }
+            };
+            world.spawn_scoped(scope, work).expect("a thread can be made");
+        }
+    });
+    (total.into_inner(), failures.into_inner().expect("no thread panics here"))
+}
+
+#[test]
+fn every_promise_holds_in_every_simulated_run() {
+    let steps = number("ROLLCALL_SIM_STEPS").unwrap_or(STEPS);
+    let seeds: Vec<u64> = match number("ROLLCALL_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+    };
+    let (total, failures) = run_all(&seeds, steps);
+    assert!(
+        failures.is_empty(),
+        "{} of {} seeds failed ({total} steps in the others):\n\n{}",
+        failures.len(),
+        seeds.len(),
+        failures.join("\n\n")
+    );
+    assert!(total >= seeds.len() as u64 * steps, "{total} steps are fewer than were asked for");
+}
+
+/// The same seed makes the same world: the same inputs reach the core at the same times.
+#[test]
+fn a_seed_is_a_run() {
+    let inputs = |seed| {
+        let mut world = World::new(seed);
+        world.run(3_000);
+        let digest = world.server.fleet.as_ref().map(Fleet::digest);
+        let (_, inputs) = world.recorder.recording().expect("the core has begun");
+        (digest, inputs.to_vec())
+    };
+    for seed in [3, 17] {
+        assert!(inputs(seed) == inputs(seed), "seed {seed} ran differently the second time");
+    }
+}
+
+/// A recording, also one that went through its file, makes the same decisions and the same state.
+#[test]
+fn a_recording_replays_to_the_same_digest_and_effects() {
+    for seed in 1..=6 {
+        let mut world = World::new(seed);
+        world.run(2_500);
+        let (start, inputs) = world.recorder.recording().expect("the core has begun");
+        let text: Vec<String> = std::iter::once(Line::Start(Box::new(start.clone())))
+            .chain(inputs.iter().cloned().map(Line::Input))
+            .map(|line| serde_json::to_string(&line).expect("every input has a JSON form"))
+            .collect();
+        let mut lines = text.iter().map(|line| serde_json::from_str::<Line>(line).expect("it reads back"));
+        let Some(Line::Start(read)) = lines.next() else { panic!("a recording begins with its start") };
+        let read_inputs = lines.map(|line| match line {
+            Line::Input(input) => input,
+            Line::Start(_) => panic!("a recording has one start"),
+        });
+        assert_eq!(*read, *start);
+        let (mut first, mut second): (Vec<Effect>, Vec<Effect>) = (Vec::new(), Vec::new());
+        let one = replay(start, inputs.iter().cloned(), |_, _, effects| first.extend_from_slice(effects));
+        let other = replay(&read, read_inputs, |_, _, effects| second.extend_from_slice(effects));
+        assert!(first == second, "seed {seed}: the effects differ");
+        assert_eq!(one.digest(), other.digest(), "seed {seed}");
+        let original = world.server.fleet.as_ref().map(Fleet::digest);
+        assert_eq!(Some(one.digest()), original, "seed {seed}: the replayed core is another one");
+    }
+}

@@ -1,0 +1,464 @@
+//! The simulated worker programs: they run attempts, keep results until these are acknowledged,
+//! reconnect, and misbehave in the ways that their site's plan says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rollcall::fleet::*;
+
+use super::links::Frame;
+use super::plan::SitePlan;
+use super::world::{Happening, Key, Process, World};
+
+/// A place where a worker program runs, or not.
+pub(crate) struct Site {
+    pub(crate) plan: SitePlan,
+    /// A process runs here.
+    pub(crate) up: bool,
+    incarnation: u32,
+    /// The process does nothing until then.
+    pub(crate) frozen_until: u64,
+    /// Its connection.
+    pub(crate) link: Option<ConnId>,
+    /// Attempts that it runs, or whose results are not acknowledged.
+    pub(crate) held: BTreeMap<Key, Held>,
+    /// The store that it last served.
+    store: Option<StoreId>,
+    /// The slots that it was told of.
+    slots: u32,
+    /// It takes nothing new.
+    leaving: bool,
+    /// The worker that the server launched it for.
+    pub(crate) wanted: Option<WorkerName>,
+    /// The server wants it stopped.
+    halting: bool,
+    /// It has claimed another's name.
+    pub(crate) impostor: bool,
+    /// When it may dial in again, as it was told.
+    retry_after: Option<Duration>,
+}
+
+/// An attempt at a worker.
+pub(crate) struct Held {
+    spec: Arc<TaskSpec>,
+    limit: Duration,
+    cancelled: bool,
+    done: Option<Box<ResultReport>>,
+}
+
+impl Site {
+    pub(crate) fn new(plan: SitePlan) -> Self {
+        Self {
+            plan,
+            up: false,
+            incarnation: 0,
+            frozen_until: 0,
+            link: None,
+            held: BTreeMap::new(),
+            store: None,
+            slots: 0,
+            leaving: false,
+            impostor: false,
+            wanted: None,
+            halting: false,
+            retry_after: None,
+        }
+    }
+
+    /// The random name of the process that runs here.
+    fn instance(&self) -> Instance {
+        format!("{}#{}", self.plan.name, self.incarnation).into()
+    }
+
+    /// The process that runs here, as others name it.
+    pub(crate) fn process(&self, site: usize) -> Process {
+        Process { site, incarnation: self.incarnation }
+    }
+
+    /// Whether that process still runs.
+    pub(crate) fn runs(&self, process: Process) -> bool {
+        self.up && self.incarnation == process.incarnation
+    }
+}
+
+impl World {
+    /// What a process says of itself.
+    pub(crate) fn registration(&mut self, site: usize, claims: WorkerName, dialled: bool) -> Registration {
+        let this = &self.sites[site];
+        let attempts = this.held.iter().map(|(key, held)| HeldAttempt {
+            task: key.0,
+            epoch: key.1,
+            done: held.done.is_some(),
+        });
+        Registration {
+            worker: claims,
+            dialled,
+            instance: this.instance(),
+            kind: "simulated".into(),
+            version: "1".into(),
+            slots: this.plan.slots,
+            labels: this.plan.labels.clone(),
+            isolation: None,
+            capabilities: this.plan.offers.clone(),
+            attempts: attempts.collect(),
+            features: Vec::new(),
+            store: this.store.clone(),
+        }
+    }
+
+    /// A process starts.
+    pub(crate) fn start(&mut self, site: usize, after: u32) {
+        let this = &mut self.sites[site];
+        if this.up || this.incarnation != after || (this.plan.launched && this.wanted.is_none()) {
+            return;
+        }
+        this.up = true;
+        this.incarnation += 1;
+        this.frozen_until = 0;
+        this.leaving = false;
+        this.impostor = false;
+        this.store = None;
+        this.retry_after = None;
+        if this.plan.addresses.is_empty() {
+            let process = this.process(site);
+            self.soon(Happening::DialIn(process), Duration::from_millis(1));
+        }
+    }
+
+    /// A process dies: what it held is gone, its connection ends.
+    pub(crate) fn kill(&mut self, site: usize) {
+        if !self.sites[site].up {
+            return;
+        }
+        if let Some(conn) = self.sites[site].link {
+            self.drop_worker_side(conn);
+        }
+        let this = &mut self.sites[site];
+        this.up = false;
+        this.link = None;
+        this.held.clear();
+        let (after, wanted) = (this.incarnation, this.wanted.clone());
+        if std::mem::take(&mut this.halting) {
+            this.wanted = None;
+        }
+        if let Some(worker) = wanted {
+            // The supervisor sees its child end, whether or not the connection has ended yet.
+            let wait = self.dice.span(Duration::from_micros(100), Duration::from_millis(500));
+            self.soon(Happening::Hear(self.server.life, Event::ProcessGone(worker)), wait);
+        }
+        let wait = self.dice.span(Duration::from_millis(600), Duration::from_secs(40));
+        self.soon(Happening::Start(site, after), wait);
+    }
+
+    /// A process that was meant to die does.
+    pub(crate) fn die(&mut self, process: Process) {
+        if self.sites[process.site].runs(process) {
+            self.kill(process.site);
+        }
+    }
+
+    /// The server wants a worker's program to run.
+    pub(crate) fn launch(&mut self, worker: &WorkerName) {
+        let Some(endpoint) = self.topology.workers.get(worker).and_then(|spec| spec.endpoint.clone()) else {
+            return;
+        };
+        let fits = |site: &Site| site.plan.launched && site.plan.addresses.contains(&endpoint);
+        let Some(site) = self.sites.iter().position(fits) else { return };
+        self.sites[site].wanted = Some(worker.clone());
+        self.sites[site].halting = false;
+        let after = self.sites[site].incarnation;
+        let wait = self.dice.span(Duration::from_millis(5), Duration::from_secs(1));
+        self.soon(Happening::Start(site, after), wait);
+    }
+
+    /// The server wants a worker's program stopped.
+    pub(crate) fn halt(&mut self, worker: &WorkerName) {
+        let Some(site) = self.sites.iter().position(|site| site.wanted.as_ref() == Some(worker)) else {
+            let event = Event::ProcessGone(worker.clone());
+            self.soon(Happening::Hear(self.server.life, event), Duration::from_millis(1));
+            return;
+        };
+        if self.sites[site].up {
+            self.sites[site].halting = true;
+            let process = self.sites[site].process(site);
+            let wait = self.dice.span(Duration::from_millis(1), Duration::from_secs(5));
+            self.soon(Happening::Die(process), wait);
+        } else {
+            let event = Event::ProcessGone(worker.clone());
+            self.soon(Happening::Hear(self.server.life, event), Duration::from_millis(1));
+            self.sites[site].wanted = None;
+        }
+    }
+
+    /// A worker dials in.
+    pub(crate) fn dial_in(&mut self, process: Process) {
+        let site = process.site;
+        if !self.sites[site].runs(process) || self.sites[site].link.is_some() {
+            return;
+        }
+        let frozen = self.sites[site].frozen_until > self.time;
+        if self.server.fleet.is_none() || self.server.stopping || frozen {
+            let wait = self.dice.span(Duration::from_millis(100), Duration::from_secs(10));
+            self.soon(Happening::DialIn(process), wait);
+            return;
+        }
+        let claims = self.sites[site].plan.name.clone();
+        self.connect(site, None, claims);
+    }
+
+    /// A process has lost its connection.
+    pub(crate) fn lost_link(&mut self, process: Process, conn: ConnId) {
+        let site = &mut self.sites[process.site];
+        if !site.runs(process) || site.link != Some(conn) {
+            return;
+        }
+        site.link = None;
+        if site.plan.addresses.is_empty() {
+            let told = site.retry_after.take();
+            let wait = self.dice.span(Duration::from_millis(20), Duration::from_secs(10));
+            self.soon(Happening::DialIn(process), told.unwrap_or(wait));
+        }
+    }
+
+    /// A process does what the server says.
+    pub(crate) fn obey(&mut self, process: Process, conn: ConnId, order: Order) {
+        match order {
+            Order::Registered(welcome) => self.welcomed(process, conn, *welcome),
+            Order::Refused { .. } => {}
+            Order::Execute(assignment) => self.execute(process, conn, *assignment),
+            Order::Cancel { task, epoch, .. } => self.cancel_attempt(process, (task, epoch)),
+            Order::Ack { task, epoch, .. } => {
+                let done = |held: &Held| held.done.is_some();
+                let site = &mut self.sites[process.site];
+                if site.held.get(&(task, epoch)).is_some_and(done) {
+                    site.held.remove(&(task, epoch));
+                }
+            }
+            Order::Drain { .. } => {}
+            Order::Goodbye { retry_after, .. } => self.sites[process.site].retry_after = retry_after,
+        }
+    }
+
+    /// The answer to a registration: what goes on, what is sent again, what is dropped.
+    fn welcomed(&mut self, process: Process, conn: ConnId, welcome: Welcome) {
+        let interval = welcome.heartbeat_interval;
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.welcomed = true;
+        }
+        let site = &mut self.sites[process.site];
+        site.store = Some(welcome.store);
+        site.slots = welcome.slots;
+        for key in &welcome.drop {
+            // What ignores cancels goes on in secret; it still must never count.
+            let stubborn =
+                site.plan.ignores_cancels && site.held.get(key).is_some_and(|held| held.done.is_none());
+            if !stubborn {
+                site.held.remove(key);
+            }
+        }
+        let done: Vec<Key> =
+            site.held.iter().filter(|(_, held)| held.done.is_some()).map(|(key, _)| *key).collect();
+        for key in done {
+            self.send_result(process, conn, key);
+        }
+        self.soon(Happening::Pulse(process, conn, 1), interval / 4);
+    }
+
+    /// Every quarter interval a worker sends something; every fourth time its heartbeat.
+    pub(crate) fn pulse(&mut self, process: Process, conn: ConnId, beat: u32) {
+        let site = &self.sites[process.site];
+        if !site.runs(process) || site.link != Some(conn) {
+            return;
+        }
+        if site.frozen_until > self.time {
+            let at = site.frozen_until;
+            self.at(at, Happening::Pulse(process, conn, beat));
+            return;
+        }
+        let settings = &self.topology.settings;
+        let (interval, timeout) = (settings.heartbeat_interval, settings.heartbeat_timeout);
+        let Some(link) = self.links.get_mut(&conn) else { return };
+        // The server's own heartbeats are not orders; here they are what a silent direction lacks.
+        let silent = link.down.dead || !link.server_open || link.down.held_until > self.time;
+        link.silent_since = if silent { link.silent_since.or(Some(self.time)) } else { None };
+        if link.silent_since.is_some_and(|since| self.time - since > super::world::nanos(timeout)) {
+            self.drop_worker_side(conn);
+            return;
+        }
+        let report = if beat.is_multiple_of(4) {
+            let running = site.held.iter().filter(|(_, held)| held.done.is_none()).map(|(key, _)| *key);
+            Report::Heartbeat { running: running.collect() }
+        } else {
+            Report::Alive
+        };
+        self.send_up(conn, Frame::Report(report));
+        self.soon(Happening::Pulse(process, conn, beat.wrapping_add(1)), interval / 4);
+    }
+
+    fn execute(&mut self, process: Process, conn: ConnId, assignment: Assignment) {
+        let Assignment { task, epoch, spec, limit, .. } = assignment;
+        let key = (task, epoch);
+        let longest = self.plan.longest_task;
+        let refuses = self.sites[process.site].leaving || self.dice.chance(15);
+        let site = &mut self.sites[process.site];
+        if site.held.contains_key(&key) {
+            return;
+        }
+        if refuses {
+            let retryable = site.leaving || self.dice.chance(700);
+            let reason = Arc::from("simulated");
+            self.send_up(conn, Frame::Report(Report::Rejected { task, epoch, reason, retryable }));
+            return;
+        }
+        let held = Held { spec, limit, cancelled: false, done: None };
+        site.held.insert(key, held);
+        let (poison, slots) = (self.poison.contains(&task), site.slots);
+        let running = site.held.iter().filter(|(_, held)| held.done.is_none()).map(|(key, _)| *key);
+        self.observer.worker_runs(&site.plan, &site.instance(), &running.collect::<Vec<_>>(), slots);
+        if poison {
+            let wait = self.dice.span(Duration::from_micros(10), Duration::from_secs(1));
+            self.soon(Happening::Die(process), wait);
+        }
+        let begins = self.dice.span(Duration::from_micros(10), Duration::from_millis(20));
+        self.soon(Happening::Begin(process, key), begins);
+        let wait = begins + self.dice.span(Duration::from_micros(10), longest);
+        let site = &self.sites[process.site];
+        let ends = if site.plan.ignores_limits { wait } else { wait.min(limit) };
+        // One in a hundred never ends by itself.
+        if !self.dice.chance(10) {
+            self.soon(Happening::End(process, key), ends);
+        } else if !site.plan.ignores_limits {
+            self.soon(Happening::End(process, key), limit);
+        }
+    }
+
+    /// A worker begins an attempt, and says so.
+    pub(crate) fn begin(&mut self, process: Process, key: Key) {
+        if self.later_if_frozen(process, Happening::Begin(process, key)) {
+            return;
+        }
+        let site = &self.sites[process.site];
+        if site.held.get(&key).is_none_or(|held| held.done.is_some()) {
+            return;
+        }
+        if let Some(conn) = self.open_link(process.site) {
+            self.send_up(conn, Frame::Report(Report::Accepted { task: key.0, epoch: key.1 }));
+        }
+    }
+
+    /// A worker ends an attempt.
+    pub(crate) fn end(&mut self, process: Process, key: Key) {
+        if self.later_if_frozen(process, Happening::End(process, key)) {
+            return;
+        }
+        let late = self.dice.chance(100);
+        let Some(held) = self.sites[process.site].held.get(&key) else { return };
+        let over = held.limit < self.plan.longest_task && late;
+        let status = match self.dice.below(100) {
+            _ if over => AttemptOutcome::TimedOut,
+            0..=79 => AttemptOutcome::Succeeded,
+            80..=96 => AttemptOutcome::Failed,
+            _ => AttemptOutcome::TimedOut,
+        };
+        self.done(process, key, status);
+    }
+
+    /// A worker has been told to stop an attempt.
+    fn cancel_attempt(&mut self, process: Process, key: Key) {
+        let site = &mut self.sites[process.site];
+        let stubborn = site.plan.ignores_cancels;
+        let Some(held) = site.held.get_mut(&key) else { return };
+        if stubborn || held.cancelled || held.done.is_some() {
+            return;
+        }
+        held.cancelled = true;
+        let wait = self.dice.span(Duration::from_micros(50), Duration::from_secs(5));
+        self.soon(Happening::Stopped(process, key), wait);
+    }
+
+    /// A cancelled attempt has stopped.
+    pub(crate) fn stopped(&mut self, process: Process, key: Key) {
+        if !self.later_if_frozen(process, Happening::Stopped(process, key)) {
+            self.done(process, key, AttemptOutcome::Cancelled);
+        }
+    }
+
+    fn done(&mut self, process: Process, key: Key, status: AttemptOutcome) {
+        let retryable = self.dice.chance(500);
+        let fault = *self.dice.pick(&[Fault::Caller, Fault::Worker]);
+        let Some(held) = self.sites[process.site].held.get_mut(&key) else { return };
+        if held.done.is_some() {
+            return;
+        }
+        let error = matches!(status, AttemptOutcome::Failed | AttemptOutcome::TimedOut).then(|| TaskError {
+            code: "simulated".into(),
+            message: "drawn from the seed".into(),
+            retryable,
+            fault,
+            side_effects: SideEffects::Unknown,
+            details: None,
+        });
+        held.done = Some(Box::new(ResultReport {
+            task: key.0,
+            epoch: key.1,
+            status,
+            output: Some(held.spec.input.clone()),
+            error,
+            usage: None,
+        }));
+        if let Some(conn) = self.open_link(process.site) {
+            self.send_result(process, conn, key);
+            if self.dice.chance(20) {
+                // A worker that is not sure whether it sent a result sends it again.
+                self.send_result(process, conn, key);
+            }
+        }
+    }
+
+    fn send_result(&mut self, process: Process, conn: ConnId, key: Key) {
+        let held = self.sites[process.site].held.get(&key);
+        if let Some(result) = held.and_then(|held| held.done.clone()) {
+            self.send_up(conn, Frame::Report(Report::Result(result)));
+        }
+    }
+
+    /// A worker that said goodbye leaves once it has nothing left, or has waited long enough.
+    pub(crate) fn leave(&mut self, process: Process) {
+        if self.sites[process.site].runs(process) && self.sites[process.site].leaving {
+            self.kill(process.site);
+        }
+    }
+
+    /// A worker says goodbye.
+    pub(crate) fn says_goodbye(&mut self, site: usize) {
+        let Some(conn) = self.open_link(site) else { return };
+        let after = self.dice.span(Duration::from_millis(100), Duration::from_secs(10));
+        let retry_after = self.dice.chance(500).then_some(after);
+        let process = self.sites[site].process(site);
+        self.sites[site].leaving = true;
+        self.send_up(conn, Frame::Report(Report::Goodbye { reason: "simulated".into(), retry_after }));
+        let wait = self.dice.span(Duration::from_millis(100), Duration::from_secs(20));
+        self.soon(Happening::Leave(process), wait);
+    }
+
+    /// The connection on which a site's process is welcome, if there is one.
+    pub(crate) fn open_link(&self, site: usize) -> Option<ConnId> {
+        let conn = self.sites[site].link?;
+        self.links.get(&conn).filter(|link| link.welcomed && link.worker_open).map(|_| conn)
+    }
+
+    /// Puts off what a frozen process would do; true also when the process is gone.
+    fn later_if_frozen(&mut self, process: Process, happening: Happening) -> bool {
+        let site = &self.sites[process.site];
+        if !site.runs(process) {
+            return true;
+        }
+        let until = site.frozen_until;
+        if until > self.time {
+            self.at(until, happening);
+            return true;
+        }
+        false
+    }
+}
