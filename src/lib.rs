@@ -1,5 +1,6 @@
 //! The operations server for fleets of agent tool workers; see ARCHITECTURE.md for the map.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod client;

@@ -1,0 +1,128 @@
+//! A running fleet, put together: store, manager, desired value, and the tasks behind them. The
+//! server is this with an API in front; an embedded agent is this alone.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::config::{Config, Loaded, Source, StoreKind, Watcher};
+use crate::interface::LinkLimits;
+use crate::interface::factory::WorkerInterfaceFactory;
+use crate::manager::desired::Desired;
+use crate::manager::{self, CallError, Manager, Parts};
+use crate::store::{MemoryLimits, MemoryStore, Opened};
+use crate::supervise::Options;
+use crate::telemetry::{Metrics, probe_runtime};
+
+/// A fleet that runs on the present runtime.
+pub(crate) struct Engine {
+    manager: Manager,
+    /// Kept because the watcher of the topology ends when nobody could ask it for anything.
+    desired: Option<Desired>,
+    tasks: JoinSet<&'static str>,
+    /// Ends the tasks that do not end with the manager.
+    stop: CancellationToken,
+}
+
+impl Engine {
+    /// Opens the store and starts the manager; the fleet is still empty.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or a thread or `record` cannot be made.
+    pub(crate) fn start(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        programs: Options,
+        record: Option<PathBuf>,
+    ) -> io::Result<Self> {
+        let (manager, fleet_loop) = manager::start(Parts {
+            opened: open(config),
+            metrics: Arc::clone(&metrics),
+            factory: WorkerInterfaceFactory::new(),
+            programs,
+            limits: LinkLimits::default(),
+            seed: rand::random(),
+            record,
+        })?;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            fleet_loop.run().await;
+            "the fleet's loop"
+        });
+        let probe = probe_runtime(metrics, stop.clone());
+        tasks.spawn(async {
+            probe.await;
+            "the probe of the event loop"
+        });
+        Ok(Self { manager, desired: None, tasks, stop })
+    }
+
+    /// Puts a file in force and follows its changes from then on.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`] when the manager is gone.
+    pub(crate) async fn follow(&mut self, source: Source, loaded: Loaded) -> Result<Desired, CallError> {
+        let watcher = Watcher::new(source.path());
+        let (desired, keeper) = Desired::start(self.manager.clone(), source, loaded).await?;
+        let (stopping, metrics) = (self.manager.stopping(), Arc::clone(self.manager.metrics()));
+        self.tasks.spawn(async {
+            keeper.run(watcher, stopping, metrics).await;
+            "the watcher of the topology"
+        });
+        self.desired = Some(desired.clone());
+        Ok(desired)
+    }
+
+    pub(crate) fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// Waits until a task ends that should not: without it the fleet is not itself. Cancel-safe.
+    pub(crate) async fn failed(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(ended) => told(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops: launched workers may finish for up to `drain_timeout`, then all are sent away, and
+    /// every task and program has ended when this returns.
+    pub(crate) async fn stop(mut self, drain_timeout: Duration) {
+        self.manager.shutdown(drain_timeout).await;
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a task failed while the fleet stopped");
+            }
+        }
+    }
+}
+
+fn told(ended: Result<&'static str, JoinError>) -> String {
+    match ended {
+        Ok(what) => format!("{what} has ended although nobody asked for it"),
+        Err(error) => format!("a task of the fleet failed: {error}"),
+    }
+}
+
+/// Opens the store that the configuration names. The one in memory keeps no more than its own
+/// limits, however much disk the retention of other stores would allow.
+fn open(config: &Config) -> Opened {
+    match config.store.kind {
+        StoreKind::Memory => {
+            let own = MemoryLimits::default();
+            let wanted = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            MemoryStore::new(MemoryLimits {
+                max_tasks: own.max_tasks.min(wanted(config.retention.max_tasks)),
+                max_bytes: own.max_bytes.min(wanted(config.retention.max_bytes)),
+            })
+            .open()
+        }
+    }
+}
