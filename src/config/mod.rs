@@ -33,7 +33,7 @@ mod tests;
 
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
 pub use problem::{Problem, listed};
-pub use watch::{Trigger, Watcher};
+pub use watch::{Timing, Trigger, Watcher};
 
 /// Workers that one server takes.
 pub const MAX_WORKERS: usize = 20_000;
@@ -219,8 +219,8 @@ pub struct Loaded {
     pub fingerprint: Fingerprint,
 }
 
-/// SHA-256 of a file's bytes and of those that it names by `${file:…}`; of the failure where it
-/// could not be read.
+/// SHA-256 of a file's bytes, of when they were written, and of the files that it names by
+/// `${file:…}`; of the failure where it could not be read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
@@ -304,6 +304,8 @@ impl Source {
 
     /// The text, and the fingerprint of it and of the files that it names.
     fn read(&self) -> (io::Result<String>, Fingerprint) {
+        // Before the text: a file that changes in between is then read again.
+        let written = std::fs::metadata(&self.path).and_then(|file| file.modified()).ok();
         let text = read_bounded(&self.path);
         let mut hash = Sha256::new();
         let mut part = |read: &io::Result<String>| {
@@ -311,6 +313,7 @@ impl Source {
             hash.update(bytes.len().to_le_bytes());
             hash.update(bytes);
         };
+        part(&Ok(format!("{written:?}")));
         part(&text);
         for named in text.iter().flat_map(|text| substitute::files_named(text, self.folder())) {
             part(&read_bounded(&named));
