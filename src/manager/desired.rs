@@ -14,6 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 mod guard;
 mod keeper;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use keeper::Keeper;
 pub use status::{APPLY_BUCKETS, ApplyTimes, Outcome, ReloadStatus};

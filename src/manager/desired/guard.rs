@@ -1,8 +1,10 @@
 //! What a file may not do to a running server, although each line of it is right.
 
+use std::collections::BTreeSet;
+
 use super::Wanted;
 use crate::config::{Config, Problem};
-use crate::fleet::{Diff, Topology};
+use crate::fleet::Topology;
 
 /// A file may remove this many workers without a question, whatever their share.
 const FEW: usize = 4;
@@ -26,7 +28,10 @@ pub(super) fn mass_removal(before: &Topology, wanted: &Wanted, allowed: bool) ->
     if allowed || wanted.config.reload.allow_mass_removal {
         return None;
     }
-    let removed = Diff::between(before, &wanted.topology()).removed();
+    let wants = |name| wanted.config.topology.workers.contains_key(name) || wanted.added.contains_key(name);
+    let renamed: BTreeSet<_> =
+        wanted.config.topology.workers.values().filter_map(|spec| spec.formerly.as_ref()).collect();
+    let removed = before.workers.keys().filter(|name| !wants(*name) && !renamed.contains(name)).count();
     let all = before.workers.len();
     (removed > FEW && removed * 2 > all).then(|| {
         let message = format!(
