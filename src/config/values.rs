@@ -54,7 +54,7 @@ impl<const LEAST: u32, const MOST: u32> Value for Hundredths<LEAST, MOST> {
     }
 
     fn written(&self) -> Option<Json> {
-        Some(if self.0 % 100 == 0 { json!(self.0 / 100) } else { json!(f64::from(self.0) / 100.0) })
+        Some(if self.0.is_multiple_of(100) { json!(self.0 / 100) } else { json!(f64::from(self.0) / 100.0) })
     }
 }
 
@@ -172,7 +172,7 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn in_units(number: u64, units: &[(&str, u64)], zero: &str) -> String {
-    let fits = units.iter().find(|(_, factor)| number >= *factor && number % factor == 0);
+    let fits = units.iter().find(|(_, factor)| number >= *factor && number.is_multiple_of(*factor));
     fits.map_or_else(|| zero.to_owned(), |(unit, factor)| format!("{}{unit}", number / factor))
 }
 

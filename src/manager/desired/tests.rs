@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::config::{Env, Timing, Watcher};
 use crate::fleet::{ConnId, Now, WorkerState, WorkerView};
+use crate::telemetry::Metrics;
 
 /// A fleet that takes every topology and shows each worker as connected and busy with two tasks.
 #[derive(Clone, Default)]
@@ -94,7 +95,7 @@ impl Room {
         let (desired, keeper) = Desired::start(fleet.clone(), source, loaded).await.expect("it runs");
         let (stop, stopping) = watch::channel(false);
         let watcher = Watcher::with_timing(&path, timing);
-        let keeper = tokio::spawn(keeper.run(watcher, stopping));
+        let keeper = tokio::spawn(keeper.run(watcher, stopping, Arc::new(Metrics::default())));
         Self { folder, desired, fleet, stop, keeper }
     }
 
