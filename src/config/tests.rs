@@ -279,21 +279,20 @@ fn the_schema_names_every_field_with_its_meaning() {
     assert_eq!(schema["required"], serde_json::json!(["workers"]));
 }
 
-/// Must be well under 300 ms in a release build; here only that it is not quadratic.
+/// About a quarter of a second in a release build, nearly all of it in the parser. The bound is
+/// generous, for test machines are busy; it is there to catch what grows with the square.
 #[test]
-fn ten_thousand_workers_are_read_checked_and_compared_in_no_time() {
+fn ten_thousand_workers_are_read_checked_and_compared() {
     let text = ten_thousand();
     let began = std::time::Instant::now();
     let config = parse(&text).expect("right");
-    let read = began.elapsed();
     let mut changed = config.topology.clone();
     let mut one = (*changed.workers["worker-5000"]).clone();
     one.slots = Some(8);
     changed.workers.insert(one.name.clone(), Arc::new(one));
     let plan = plan(&config.topology, &changed, None);
     assert_eq!(plan.summary, "generation 1: ~worker-5000 slots 4→8, 9999 unchanged");
-    println!("read {read:?}, with the comparison {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 fn ten_thousand() -> String {
