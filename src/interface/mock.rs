@@ -151,7 +151,7 @@ impl MockWorker {
             attempts: held
                 .map(|(end, done)| HeldAttempt { task: end.task, epoch: end.epoch, done })
                 .collect(),
-            features: Vec::new(),
+            features: vec!["cancel".into(), "resume".into()],
             store: self.store.clone(),
         }
     }

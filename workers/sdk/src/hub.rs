@@ -28,6 +28,10 @@ const OUTPUT_PIECE: usize = 32 * 1024;
 /// How long a worker that stops waits for its last results to be acknowledged.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// What this crate does for every worker: answers each cancel, keeps attempts and results over
+/// broken connections, sends live output.
+const FEATURES: [&str; 3] = ["cancel", "resume", "output"];
+
 /// See the module.
 pub(crate) struct Hub {
     about: WorkerBuilder,
@@ -86,7 +90,7 @@ impl Hub {
             isolation: about.isolation.clone(),
             capabilities: offers.collect(),
             attempts,
-            features: Vec::new(),
+            features: FEATURES.map(str::to_owned).to_vec(),
             store_id,
         }))
     }

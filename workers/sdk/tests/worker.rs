@@ -191,7 +191,7 @@ async fn register_tells_what_the_builder_was_told() {
     let (_server, register) = Serving::start(builder).await.connect().await;
     let expected = serde_json::json!({
         "type": "register", "name": "ann", "instance": "one", "pool": "p", "kind": "kind", "version": "1.2",
-        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [], "features": [],
+        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [], "features": ["cancel", "resume", "output"],
         "capabilities": [{"name": "a.b", "description": "d", "input_schema": {"type": "object"}, "idempotent": true}],
     });
     assert_eq!(register, expected);

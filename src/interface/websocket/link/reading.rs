@@ -33,9 +33,9 @@ where
             Message::Pong(payload) => self.pong(&payload),
             Message::Binary(_) => {
                 self.alive().await?;
+                // They will carry artifacts; until one can be announced, none is expected.
                 self.io.meter.protocol_error("unexpected");
-                self.nuisance()?;
-                self.complain("unexpected_binary", "binary frames belong to artifacts, and none is announced")
+                self.nuisance()
             }
             Message::Close(_) | Message::Frame(_) => Err(self.closed()),
         }
