@@ -11,6 +11,7 @@ PROFILE ?= dev
 CONFIG ?= config.yaml
 SEED ?=
 STEPS ?=
+SEEDS ?=
 
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 profile_dir := $(target_dir)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
@@ -54,9 +55,9 @@ docs: ## the API's documentation, under target/doc
 	@echo "open $(target_dir)/doc/rollcall/index.html"
 
 .PHONY: sim
-sim: ## the simulator of the core alone (SEED=7 replays a seed, STEPS= sets the length)
-	$(if $(SEED),ROLLCALL_SIM_SEED=$(SEED)) $(if $(STEPS),ROLLCALL_SIM_STEPS=$(STEPS)) \
-		cargo test --locked --test simulation -- --nocapture
+sim: ## the simulator of the core alone (SEED=7 replays a seed, SEEDS= and STEPS= say how much)
+	$(if $(SEED),ROLLCALL_SIM_SEED=$(SEED)) $(if $(SEEDS),ROLLCALL_SIM_SEEDS=$(SEEDS)) \
+		$(if $(STEPS),ROLLCALL_SIM_STEPS=$(STEPS)) cargo test --locked --test simulation -- --nocapture
 
 .PHONY: bench
 bench: ## dispatch beside a bare proxy, in under three minutes once it is built; target/bench.json
