@@ -33,6 +33,7 @@ mod tests;
 
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
 pub use problem::{Problem, listed};
+pub use values::{duration, spelled};
 pub use watch::{Timing, Trigger, Watcher};
 
 /// Workers that one server takes.

@@ -132,8 +132,13 @@ impl<const LEAST: u64, const MOST: u64> Value for Span<LEAST, MOST> {
     }
 }
 
+/// Reads a duration as it is written everywhere: `250ms`, `30s`, `5m`, `2h`, `7d`.
+pub fn duration(text: &str) -> Option<Duration> {
+    with_unit(text, &UNITS).map(Duration::from_millis)
+}
+
 /// A duration in the largest unit that fits without a rest.
-pub(super) fn spelled(span: Duration) -> String {
+pub fn spelled(span: Duration) -> String {
     in_units(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &UNITS, "0s")
 }
 

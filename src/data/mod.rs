@@ -246,7 +246,7 @@ impl DataDoor for TaskLogs {
         fraction: Option<f64>,
         message: Option<&str>,
     ) {
-        let message = message.map(|text| Arc::from(&text[..text.floor_char_boundary(MAX_MESSAGE)]));
+        let message = message.map(|text| Arc::from(cut(text, MAX_MESSAGE).0));
         let fraction =
             fraction.filter(|fraction| fraction.is_finite()).map(|fraction| fraction.clamp(0.0, 1.0));
         self.append(conn, task, epoch, std::iter::once(What::Progress { fraction, message }));
@@ -266,12 +266,19 @@ impl<'a> Iterator for Pieces<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let (piece, rest) = self.rest.split_at(self.rest.floor_char_boundary(MAX_PIECE));
+        let (piece, rest) = cut(self.rest, MAX_PIECE);
         let offset = self.offset;
         self.rest = rest;
         self.offset += piece.len() as u64;
         Some((offset, piece))
     }
+}
+
+/// The text's beginning, of at most so many bytes and whole characters, and the rest.
+fn cut(text: &str, most: usize) -> (&str, &str) {
+    let most = most.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.split_at(end)
 }
 
 fn wall_now() -> Wall {

@@ -63,6 +63,12 @@ impl EventRing {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).next
     }
 
+    /// The number of the oldest event that is kept; [`EventRing::next`] when there is none.
+    pub fn first(&self) -> u64 {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.next - inner.events.len() as u64
+    }
+
     /// Up to `limit` events from `number` on.
     pub fn read(&self, number: u64, limit: usize) -> RingRead {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

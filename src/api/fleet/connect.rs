@@ -1,0 +1,77 @@
+//! `GET /v1/workers/connect`: a worker dials in. After the handshake its connection is served like
+//! one that the server dialled.
+
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::api::AppState;
+use crate::api::http::body::{Answer, Body, Reply};
+use crate::api::http::problem::{self, Refused};
+use crate::api::http::pulse::Noted;
+use crate::fleet::Why;
+use crate::interface::{Ended, websocket};
+
+/// Connections that workers may have made at once, those that have not registered yet included.
+const MAX_LINKS: usize = 16_384;
+/// How long the answer to a handshake may take to be written.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may take to say goodbye once the server closes.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Answers the handshake, and serves the connection apart.
+pub(crate) fn connect(state: &AppState, mut request: Request<Incoming>) -> Reply {
+    let accepted = websocket::accept_response(&request).map_err(|refused| {
+        let kind = match refused.status {
+            StatusCode::FORBIDDEN => problem::ORIGIN_NOT_ALLOWED,
+            StatusCode::UPGRADE_REQUIRED => problem::UPGRADE_REQUIRED,
+            _ => problem::BAD_REQUEST,
+        };
+        Refused::new(kind.with(refused.reason).hint("docs/protocol.md says how a worker connects"))
+    })?;
+    if state.0.links.len() >= MAX_LINKS {
+        return Err(problem::TOO_MANY_WORKERS.with(format!("{MAX_LINKS} workers have dialled in")).into());
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    state.0.links.spawn(serve(state.clone(), upgrade));
+    let (head, ()) = accepted.into_parts();
+    Ok(Answer::from_parts(head, Body::empty()))
+}
+
+async fn serve(state: AppState, upgrade: OnUpgrade) {
+    let socket = match timeout(HANDSHAKE, upgrade).await {
+        Ok(Ok(upgraded)) => upgraded.downcast::<TokioIo<Noted<TcpStream>>>(),
+        Ok(Err(error)) => return debug!(%error, "a worker was gone before its handshake was answered"),
+        Err(_) => return debug!("a worker did not take the answer to its handshake"),
+    };
+    let Ok(Parts { io, read_buf, .. }) = socket else {
+        // Every connection is made in `server`, of this very type.
+        return debug!("a worker's connection is not one of ours");
+    };
+    let Ok(link) = state.manager().link().await else { return };
+    let conn = link.conn;
+    let socket = io.into_inner().into_inner();
+    let served = async {
+        match websocket::tune(&socket) {
+            Ok(()) => websocket::serve_upgraded(socket, read_buf.to_vec(), link).await,
+            Err(_) => Ended::Down(Why::Io),
+        }
+    };
+    let why = tokio::select! {
+        down = served => match down {
+            Ended::Down(why) => why,
+            Ended::NotConnected(_, reason) => {
+                debug!(reason, "a worker that dialled in was not registered");
+                Why::Protocol
+            }
+        },
+        () = async { state.closing().cancelled().await; sleep(FAREWELL).await } => Why::ServerShutdown,
+    };
+    state.manager().link_ended(conn, why).await;
+}

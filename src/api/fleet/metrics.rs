@@ -1,0 +1,39 @@
+//! The pages that Prometheus scrapes. What they show of the core is taken in one message; writing
+//! them is left to another thread, so that a scrape never holds up a task.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+
+use crate::api::AppState;
+use crate::api::http::body::{Reply, answer};
+use crate::api::http::problem;
+use crate::telemetry::{CONTENT_TYPE, Scrape};
+
+/// `GET /metrics`
+pub(crate) async fn page(state: &AppState) -> Reply {
+    let manager = state.manager();
+    let stats = manager.stats().await?;
+    let snapshot = manager.workers();
+    let lifecycle = manager.lifecycle().as_str();
+    let (metrics, desired) = (Arc::clone(state.metrics()), state.desired().clone());
+    written(move || {
+        let config = desired.status().facts(desired.file_modified());
+        metrics.render(&Scrape { stats: &stats, workers: &snapshot.workers, lifecycle, config: &config })
+    })
+    .await
+}
+
+/// `GET /metrics/workers`
+pub(crate) async fn workers_page(state: &AppState) -> Reply {
+    let snapshot = state.manager().workers();
+    let metrics = Arc::clone(state.metrics());
+    written(move || metrics.render_workers(&snapshot.workers)).await
+}
+
+async fn written(write: impl FnOnce() -> String + Send + 'static) -> Reply {
+    let page = tokio::task::spawn_blocking(write)
+        .await
+        .map_err(|error| problem::INTERNAL.with(format!("the page could not be written: {error}")))?;
+    Ok(answer(StatusCode::OK, CONTENT_TYPE, page))
+}

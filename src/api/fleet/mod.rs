@@ -1,0 +1,11 @@
+//! The routes about the fleet and the server itself.
+
+pub(super) mod connect;
+mod event_form;
+pub(super) mod events;
+pub(super) mod health;
+pub(super) mod metrics;
+pub(super) mod status;
+pub(super) mod topology;
+mod worker_form;
+pub(super) mod workers;

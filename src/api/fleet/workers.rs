@@ -1,0 +1,136 @@
+//! The routes about workers: looking, a person's words, and workers that live beside the file's.
+
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderValue, LOCATION};
+use hyper::{Request, StatusCode};
+use serde_json::json;
+
+use super::worker_form::write;
+use crate::api::AppState;
+use crate::api::http::body::{self, Answer, Reply, json, json_of};
+use crate::api::http::json::{Object, write_list};
+use crate::api::http::problem::{self, Problem, Refused};
+use crate::api::tasks::{checked_text, not_json};
+use crate::fleet::{OperatorWord, Refusal, WorkerName, WorkerView};
+use crate::manager::desired::{AddRefused, RemoveRefused};
+
+/// How long a worker that was added may take to be shown.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// `GET /v1/workers`
+pub(crate) fn list(state: &AppState) -> Answer {
+    let snapshot = state.manager().workers();
+    let mut out = Vec::with_capacity(64 + 768 * snapshot.workers.len());
+    let mut object = Object::new(&mut out);
+    write_list(object.name("items"), &snapshot.workers, |out, worker| write(out, worker, false));
+    object.raw("next_cursor", "null");
+    object.end();
+    json(StatusCode::OK, out)
+}
+
+/// `GET /v1/workers/{name}`
+pub(crate) fn get(state: &AppState, name: &str) -> Reply {
+    let snapshot = state.manager().workers();
+    let worker = snapshot.worker(name).ok_or(Refusal::NoSuchWorker)?;
+    Ok(one(StatusCode::OK, worker))
+}
+
+/// `POST /v1/workers/{name}/cordon` and its like.
+pub(crate) async fn say(
+    state: &AppState,
+    name: &str,
+    word: impl FnOnce(WorkerName) -> OperatorWord,
+) -> Reply {
+    state.manager().operator(word(WorkerName::from(name))).await?;
+    get(state, name)
+}
+
+/// `POST /v1/workers/{name}/probe`
+pub(crate) async fn probe(state: &AppState, name: &str) -> Reply {
+    let snapshot = state.manager().workers();
+    let worker = snapshot.worker(name).ok_or(Refusal::NoSuchWorker)?;
+    let Some(rtt) = state.manager().probe(worker.name.clone()).await? else {
+        return Err(problem::NO_ANSWER
+            .with(format!("{name} is {} and did not answer", worker.state.as_str()))
+            .retry_after(1)
+            .into());
+    };
+    let micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+    Ok(json_of(StatusCode::OK, &json!({ "worker": name, "rtt_ms": f64::from(micros) / 1e3 })))
+}
+
+/// `POST /v1/workers`
+pub(crate) async fn add(state: &AppState, request: Request<Incoming>) -> Reply {
+    let limit = state.config().server.max_body;
+    let body = body::read(request.into_body(), limit).await?;
+    let entry = serde_json::from_str(checked_text(&body)?).map_err(|error| not_json(&error, WORKER))?;
+    let spec = state.desired().worker_from_json(&entry).map_err(|problems| {
+        let wrong = problem::INVALID_FIELD.with(crate::config::listed(&problems));
+        Refused::new(wrong.hint("an entry has the fields of `workers:` in config.yaml").problems(&problems))
+    })?;
+    let name = spec.name.clone();
+    state.desired().add_worker(spec).await.map_err(|refused| Refused::new(not_added(refused, &name)))?;
+    let mut answer = shown(state, &name).await;
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/workers/{name}")) {
+        answer.headers_mut().insert(LOCATION, location);
+    }
+    Ok(answer)
+}
+
+/// What an entry looks like.
+const WORKER: &str =
+    r#"an entry looks like {"name":"python-2","interface":"websocket","endpoint":"ws://127.0.0.1:3011"}"#;
+
+/// The new worker, as soon as the snapshot has it.
+async fn shown(state: &AppState, name: &WorkerName) -> Answer {
+    let appears = async {
+        loop {
+            if let Some(worker) = state.manager().workers().worker(name.as_str()) {
+                return one(StatusCode::CREATED, worker);
+            }
+            state.manager().workers_changed().await;
+        }
+    };
+    tokio::time::timeout(SHOWN_WITHIN, appears)
+        .await
+        .unwrap_or_else(|_| json_of(StatusCode::CREATED, &json!({ "name": name })))
+}
+
+fn not_added(refused: AddRefused, name: &WorkerName) -> Problem {
+    match refused {
+        AddRefused::NameTaken { by: Some((file, line)) } => problem::NAME_TAKEN
+            .with(format!("{name:?} is an entry of {file}, line {line}"))
+            .hint("edit it there, or take another name"),
+        AddRefused::NameTaken { by: None } => problem::NAME_TAKEN
+            .with(format!("{name:?} was added before"))
+            .hint("remove it first, or take another name"),
+        AddRefused::EndpointTaken { by } => {
+            problem::ENDPOINT_TAKEN.with(format!("worker {by:?} has this endpoint; endpoints must differ"))
+        }
+        AddRefused::TooMany => problem::TOO_MANY_WORKERS.with("remove some first"),
+        AddRefused::Stopped => Refusal::Draining.into(),
+    }
+}
+
+/// `DELETE /v1/workers/{name}`
+pub(crate) async fn remove(state: &AppState, name: &str) -> Reply {
+    let name = WorkerName::from(name);
+    let removed = state.desired().remove_worker(&name).await.map_err(|refused| {
+        Refused::new(match refused {
+            RemoveRefused::InFile { file, line } => problem::WORKER_IN_FILE
+                .with(format!("{name:?} is an entry of {file}, line {line}"))
+                .hint("remove the entry there; the server takes it up at once"),
+            RemoveRefused::NoSuchWorker => Refusal::NoSuchWorker.into(),
+            RemoveRefused::Stopped => Refusal::Draining.into(),
+        })
+    })?;
+    Ok(super::topology::reloaded(StatusCode::ACCEPTED, &removed))
+}
+
+fn one(status: StatusCode, worker: &WorkerView) -> Answer {
+    let mut out = Vec::with_capacity(1_024);
+    write(&mut out, worker, true);
+    json(status, out)
+}

@@ -1,0 +1,230 @@
+//! Notices connections that hang: a head that does not come whole, a client that says nothing any
+//! more, one that does not read. hyper has a timer for the first alone, and sets it anew with each
+//! request; here the socket notes what moves, and a slow tick per connection looks at the notes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// How long a client may take to send the head of a request.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stay open between requests.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may leave what we write unread.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the notes are looked at: how much later than its time a timeout may come.
+pub(super) const TICK: Duration = Duration::from_secs(2);
+
+const HEAD: u8 = 0;
+const BUSY: u8 = 1;
+const STREAMING: u8 = 2;
+const IDLE: u8 = 3;
+
+/// What one connection is at, and since when.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    born: Instant,
+    phase: AtomicU8,
+    /// Milliseconds from birth.
+    since: AtomicU64,
+    /// Milliseconds from birth, plus one; 0 while what we write goes out.
+    stuck: AtomicU64,
+}
+
+/// What is wrong with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Fine,
+    /// No request for a long time.
+    Idle,
+    /// A head that does not come whole.
+    HeadLate,
+    /// A client that does not read an answer.
+    WriteStuck,
+    /// A client that does not read a stream of events.
+    StreamStuck,
+}
+
+impl Pulse {
+    /// A connection that was just accepted: its first head is awaited.
+    pub(super) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            phase: AtomicU8::new(HEAD),
+            since: AtomicU64::new(0),
+            stuck: AtomicU64::new(0),
+        }
+    }
+
+    /// A request's head is there.
+    pub(crate) fn request(&self) {
+        self.enter(BUSY);
+    }
+
+    /// Its answer is ready, whole.
+    pub(crate) fn answered(&self) {
+        self.enter(IDLE);
+    }
+
+    /// Its answer is a stream that lasts until the guard is dropped.
+    pub(crate) fn streaming(self: &Arc<Self>) -> Streaming {
+        self.enter(STREAMING);
+        Streaming(Arc::clone(self))
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        self.verdict_at(self.now())
+    }
+
+    fn verdict_at(&self, now: u64) -> Verdict {
+        let past = |since: u64, limit: Duration| now.saturating_sub(since) > millis(limit);
+        let phase = self.phase.load(Ordering::Relaxed);
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        if stuck > 0 && past(stuck - 1, WRITE_TIMEOUT) {
+            return if phase == STREAMING { Verdict::StreamStuck } else { Verdict::WriteStuck };
+        }
+        let since = self.since.load(Ordering::Relaxed);
+        match phase {
+            HEAD if past(since, HEAD_TIMEOUT) => Verdict::HeadLate,
+            IDLE if past(since, IDLE_TIMEOUT) => Verdict::Idle,
+            _ => Verdict::Fine,
+        }
+    }
+
+    fn enter(&self, phase: u8) {
+        self.since.store(self.now(), Ordering::Relaxed);
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.born.elapsed())
+    }
+
+    fn came(&self) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
+            self.enter(HEAD);
+        }
+    }
+
+    fn wrote<T>(&self, poll: &Poll<T>) {
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        if poll.is_ready() {
+            if stuck > 0 {
+                self.stuck.store(0, Ordering::Relaxed);
+            }
+        } else if stuck == 0 {
+            self.stuck.store(self.now() + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Marks a connection as busy with a stream.
+#[derive(Debug)]
+pub(crate) struct Streaming(Arc<Pulse>);
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.enter(IDLE);
+    }
+}
+
+/// A socket that notes what moves.
+#[derive(Debug)]
+pub(crate) struct Noted<S> {
+    socket: S,
+    pulse: Arc<Pulse>,
+}
+
+impl<S> Noted<S> {
+    pub(super) fn new(socket: S, pulse: Arc<Pulse>) -> Self {
+        Self { socket, pulse }
+    }
+
+    /// The socket alone, for what comes after an upgrade.
+    pub(crate) fn into_inner(self) -> S {
+        self.socket
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.pulse.came();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.pulse.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        self.pulse.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_has_its_own_patience() {
+        let pulse = Arc::new(Pulse::new());
+        assert_eq!(pulse.verdict_at(9_000), Verdict::Fine);
+        assert_eq!(pulse.verdict_at(12_000), Verdict::HeadLate);
+        pulse.request();
+        assert_eq!(pulse.verdict_at(1_000_000), Verdict::Fine, "the handler has its own limits");
+        pulse.answered();
+        assert_eq!(pulse.verdict_at(60_000), Verdict::Fine);
+        assert_eq!(pulse.verdict_at(80_000), Verdict::Idle);
+        pulse.came();
+        assert_eq!(pulse.verdict_at(12_000), Verdict::HeadLate, "a head has begun");
+        pulse.request();
+        let streaming = pulse.streaming();
+        assert_eq!(pulse.verdict_at(1_000_000), Verdict::Fine);
+        pulse.wrote(&Poll::<()>::Pending);
+        assert_eq!(pulse.verdict_at(40_000), Verdict::StreamStuck);
+        drop(streaming);
+        assert_eq!(pulse.verdict_at(40_000), Verdict::WriteStuck);
+        pulse.wrote(&Poll::Ready(()));
+        assert_eq!(pulse.verdict_at(40_000), Verdict::Fine);
+    }
+}

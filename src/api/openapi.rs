@@ -1,0 +1,276 @@
+//! The API's description (OpenAPI 3.1), made from the table of routes: so it cannot tell of a route
+//! that is not served, or leave one out.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::http::body::{Answer, json as json_answer};
+use super::http::problem::KINDS;
+use super::routes::{Endpoint as E, ROUTES, Route};
+
+static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+
+/// `GET /openapi.json`
+pub(super) fn answer() -> Answer {
+    json_answer(StatusCode::OK, DOCUMENT.clone())
+}
+
+fn document() -> Value {
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.verb.as_str().to_lowercase()] = operation(route);
+    }
+    let codes: Vec<_> = KINDS.iter().map(|kind| kind.code).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Rollcall",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "The operations server for fleets of agent tool workers",
+        },
+        "paths": paths,
+        "components": { "schemas": {
+            "NewTask": new_task(),
+            "Task": task(),
+            "Worker": worker(),
+            "Problem": problem(&codes),
+        } },
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let mut parameters: Vec<Value> = Vec::new();
+    if let Some((_, rest)) = route.path.split_once('{') {
+        let name = rest.split_once('}').map_or(rest, |(name, _)| name);
+        parameters
+            .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
+    }
+    for name in route.query {
+        parameters.push(json!({ "name": name, "in": "query", "schema": { "type": "string" } }));
+    }
+    for (name, schema) in headers(route.endpoint) {
+        parameters.push(json!({ "name": name, "in": "header", "schema": schema }));
+    }
+    let mut responses = Map::new();
+    for code in route.success {
+        responses.insert(code.to_string(), success(route.endpoint, *code));
+    }
+    for code in route.failure {
+        let content = json!({ "application/problem+json": { "schema": reference("Problem") } });
+        responses.insert(code.to_string(), json!({ "description": reason(*code), "content": content }));
+    }
+    let mut operation = json!({
+        "operationId": operation_id(route.endpoint),
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": responses,
+    });
+    if let Some(body) = request_body(route.endpoint) {
+        operation["requestBody"] = body;
+    }
+    operation
+}
+
+fn operation_id(endpoint: E) -> String {
+    let name = format!("{endpoint:?}");
+    let mut letters = name.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+/// The headers that an endpoint reads.
+fn headers(endpoint: E) -> Vec<(&'static str, Value)> {
+    match endpoint {
+        E::SubmitTask => vec![
+            ("Idempotency-Key", json!({ "type": "string", "minLength": 1, "maxLength": 128 })),
+            ("Prefer", json!({ "type": "string", "examples": ["wait=30"] })),
+            ("traceparent", json!({ "type": "string" })),
+        ],
+        E::TaskEvents | E::FleetEvents => vec![("Last-Event-ID", json!({ "type": "string" }))],
+        _ => Vec::new(),
+    }
+}
+
+fn success(endpoint: E, code: u16) -> Value {
+    let described = json!({ "description": reason(code) });
+    let json_of = |schema: Value| json!({ "description": reason(code), "content": { "application/json": { "schema": schema } } });
+    let list = |of: &str| {
+        json!({
+            "type": "object",
+            "required": ["items", "next_cursor"],
+            "properties": {
+                "items": { "type": "array", "items": reference(of) },
+                "next_cursor": { "type": ["string", "null"] },
+            },
+        })
+    };
+    if matches!(code, 101 | 204) {
+        return described;
+    }
+    let text = |media_type: &str| json!({ "description": reason(code), "content": { media_type: { "schema": { "type": "string" } } } });
+    match endpoint {
+        E::SubmitTask | E::GetTask | E::CancelTask | E::RetryTask => json_of(reference("Task")),
+        E::ListTasks => json_of(list("Task")),
+        E::ListWorkers => json_of(list("Worker")),
+        E::AddWorker
+        | E::GetWorker
+        | E::CordonWorker
+        | E::UncordonWorker
+        | E::DrainWorker
+        | E::RestartWorker => json_of(reference("Worker")),
+        E::TaskEvents | E::FleetEvents => text("text/event-stream"),
+        E::Metrics | E::MetricsOfWorkers => text("text/plain"),
+        E::Page => text("text/html"),
+        E::ConnectWorker => described,
+        E::Healthz
+        | E::Readyz
+        | E::Reload
+        | E::OpenApi
+        | E::ExplainTask
+        | E::RemoveWorker
+        | E::ProbeWorker
+        | E::GetTopology
+        | E::PlanTopology
+        | E::Status => json_of(json!({ "type": "object" })),
+    }
+}
+
+fn request_body(endpoint: E) -> Option<Value> {
+    let (media_type, schema) = match endpoint {
+        E::SubmitTask => ("application/json", reference("NewTask")),
+        E::AddWorker => ("application/json", json!({ "type": "object", "required": ["name"] })),
+        E::PlanTopology => ("application/yaml", json!({ "type": "string" })),
+        _ => return None,
+    };
+    Some(json!({ "required": true, "content": { media_type: { "schema": schema } } }))
+}
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn reason(code: u16) -> &'static str {
+    StatusCode::from_u16(code).ok().and_then(|code| code.canonical_reason()).unwrap_or_default()
+}
+
+fn new_task() -> Value {
+    let duration = json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" });
+    json!({
+        "type": "object",
+        "required": ["capability"],
+        "additionalProperties": false,
+        "properties": {
+            "capability": { "type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$" },
+            "input": { "description": "any JSON; {} if left out" },
+            "labels": { "type": "object", "additionalProperties": { "type": "string" }, "maxProperties": 32 },
+            "priority": { "type": "integer", "minimum": 1, "maximum": 5, "default": 3 },
+            "queue_timeout": duration,
+            "execution_timeout": duration,
+            "deadline": { "type": "string", "description": "a duration from acceptance, or an RFC 3339 time" },
+            "max_attempts": { "type": "integer", "minimum": 1, "maximum": 100 },
+            "fairness_key": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "retry": { "enum": ["safe", "always"], "default": "safe" },
+        },
+    })
+}
+
+fn task() -> Value {
+    let time = json!({ "type": ["string", "null"], "format": "date-time" });
+    let text = json!({ "type": ["string", "null"] });
+    let states = crate::fleet::TaskState::ALL.map(|state| state.as_str());
+    json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string", "format": "uuid" },
+            "state": { "enum": states },
+            "capability": { "type": "string" },
+            "output": { "description": "what the worker returned, of a failed attempt too" },
+            "error": { "type": ["object", "null"] },
+            "attempts": { "type": "array", "items": { "type": "object" } },
+            "pending_reason": text,
+            "submitted_at": { "type": "string", "format": "date-time" },
+            "assigned_at": time, "started_at": time, "finished_at": time,
+            "priority": { "type": "integer" },
+            "labels": { "type": "object" },
+            "dead_letter": { "type": "boolean" },
+            "trace_id": text,
+            "retry_of": text,
+            "usage": { "type": ["object", "null"] },
+        },
+    })
+}
+
+fn worker() -> Value {
+    let mut states: Vec<_> = crate::fleet::WorkerState::SHOWN.iter().map(|state| state.as_str()).collect();
+    states.push(crate::fleet::WorkerState::Removed.as_str());
+    json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string" },
+            "state": { "enum": states },
+            "pool": { "type": ["string", "null"] },
+            "origin": { "enum": ["file", "api", "pool"] },
+            "instance": { "type": ["string", "null"] },
+            "connection": { "type": ["integer", "null"] },
+            "capabilities": { "type": "array", "items": { "type": "string" } },
+            "slots": { "type": "object" },
+            "labels": { "type": "object" },
+            "last_heartbeat": { "type": ["string", "null"], "format": "date-time" },
+            "reconnects": { "type": "integer" },
+            "next_attempt_at": { "type": ["string", "null"], "format": "date-time" },
+        },
+    })
+}
+
+fn problem(codes: &[&str]) -> Value {
+    json!({
+        "type": "object",
+        "description": "RFC 9457",
+        "required": ["type", "title", "status", "detail", "code", "retryable", "retry_after", "side_effects"],
+        "properties": {
+            "type": { "type": "string" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "code": { "type": "string", "examples": codes },
+            "retryable": { "type": "boolean" },
+            "retry_after": { "type": ["integer", "null"], "description": "seconds" },
+            "side_effects": { "enum": ["none", "possible", "unknown"] },
+            "hint": { "type": "string" },
+            "field": { "type": "string" },
+            "problems": { "type": "array", "items": { "type": "object" } },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_served_is_described_and_nothing_else() {
+        let document: Value = serde_json::from_slice(&DOCUMENT).expect("it is JSON");
+        let paths = document["paths"].as_object().expect("there are paths");
+        let described: usize = paths.values().filter_map(Value::as_object).map(Map::len).sum();
+        assert_eq!(described, ROUTES.len());
+        for route in ROUTES {
+            let operation = &document["paths"][route.path][route.verb.as_str().to_lowercase()];
+            assert_eq!(operation["summary"], route.summary, "{}", route.path);
+            let answers = operation["responses"].as_object().map_or(0, Map::len);
+            assert_eq!(answers, route.success.len() + route.failure.len(), "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let text = document().to_string();
+        let document = document();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap_or_default();
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+        }
+    }
+}
