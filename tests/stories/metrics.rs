@@ -1,1 +1,281 @@
-//! What a scrape shows.
+//! What a scrape shows, asked the way that its readers ask: by promtool, by a real Prometheus with
+//! our own scrape configuration, and by the queries of our own board.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rollcall::client::{Client, encoded};
+use serde_json::{Value, json};
+
+use crate::support::{PATIENCE, Server, eventually};
+
+/// Fast heartbeats, so that a story need not wait half a minute for one.
+const FLEET: &str = "
+heartbeat: { interval: 1s }
+workers:
+  - name: echo
+    interface: mock
+    capabilities: [echo]
+    slots: 4
+    mock: { latency: 5ms }
+  - name: second
+    interface: mock
+    capabilities: [second.run]
+    slots: 2
+    mock: { latency: 20ms, failure_rate: 0.2, seed: 7 }
+";
+
+/// Panels and annotations that show nothing while all is well, and why.
+const MAY_BE_EMPTY: [(&str, &str); 1] = [("Reload rejected", "no reload was rejected")];
+
+async fn page(server: &Server, path: &str) -> String {
+    let request = rollcall::client::Request::new(hyper::Method::GET, path);
+    let answer = server.send(request).await;
+    assert_eq!(answer.status, 200, "{path}");
+    String::from_utf8(answer.body.to_vec()).expect("the page is text")
+}
+
+/// The sum of a family's samples whose labels contain `part`.
+fn sum(page: &str, family: &str, part: &str) -> f64 {
+    let samples = page.lines().filter_map(|line| line.strip_prefix(family)?.strip_prefix('{'));
+    let values = samples.filter(|sample| sample.contains(part)).filter_map(|sample| sample.rsplit_once(' '));
+    values.map(|(_, value)| value.parse::<f64>().expect("a number")).sum()
+}
+
+/// Sends tasks of both kinds, some of them cancelled, until the time is over; says how many.
+async fn load(server: &Server, clients: usize, until: Instant) -> usize {
+    let one = async |client: usize| {
+        let mut sent = 0;
+        while Instant::now() < until {
+            let capability = if (client + sent).is_multiple_of(3) { "second.run" } else { "echo" };
+            let body =
+                json!({ "capability": capability, "input": { "n": sent }, "max_attempts": 2 }).to_string();
+            if (client + sent).is_multiple_of(4) {
+                let (status, task) = server.post("/v1/tasks", body).await;
+                assert_eq!(status, 202, "{task}");
+                let id = task["id"].as_str().expect("an id");
+                let (status, answer) = server.post(&format!("/v1/tasks/{id}/cancel"), "").await;
+                assert!(status == 200 || status == 202, "{answer}");
+            } else {
+                let (status, task) = server.post("/v1/tasks?wait=20s", body).await;
+                assert_eq!(status, 200, "{task}");
+            }
+            sent += 1;
+        }
+        sent
+    };
+    futures_util::future::join_all((0..clients).map(one)).await.into_iter().sum()
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say_about_a_running_server() {
+    let server = Server::start(FLEET);
+    server.worker_is("echo", "ready").await;
+    load(&server, 4, Instant::now() + Duration::from_millis(300)).await;
+    for path in ["/metrics", "/metrics/workers"] {
+        let mut tool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool is missing; `make setup` installs it (Debian's package `prometheus`)");
+        let text = page(&server, path).await;
+        tool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("promtool reads its input");
+        let said = tool.wait_with_output().expect("promtool ends");
+        assert!(said.stdout.is_empty() && said.stderr.is_empty(), "{path}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn accepted_less_completed_is_the_backlog_at_every_scrape() {
+    let server = Server::start(FLEET);
+    server.worker_is("echo", "ready").await;
+    let until = Instant::now() + Duration::from_secs(3);
+    let scrapes = async {
+        let (mut scrapes, mut busiest) = (0, 0.0f64);
+        while Instant::now() < until {
+            let page = page(&server, "/metrics").await;
+            let accepted = sum(&page, "rollcall_task_submissions_total", "outcome=\"accepted\"");
+            let completed = sum(&page, "rollcall_tasks_completed_total", "");
+            let backlog = sum(&page, "rollcall_queue_tasks", "");
+            assert!((accepted - completed - backlog).abs() < 0.5, "{accepted} - {completed} != {backlog}");
+            busiest = busiest.max(backlog);
+            scrapes += 1;
+        }
+        (scrapes, busiest)
+    };
+    let (sent, (scrapes, busiest)) = tokio::join!(load(&server, 16, until), scrapes);
+    assert!(sent > 50 && scrapes > 10 && busiest > 0.0, "{sent} tasks, {scrapes} scrapes, {busiest} at once");
+
+    let page = eventually("the end of all tasks", async || {
+        let page = page(&server, "/metrics").await;
+        if sum(&page, "rollcall_queue_tasks", "") == 0.0 { Ok(page) } else { Err("a backlog".to_owned()) }
+    })
+    .await;
+    let ended = sum(&page, "rollcall_tasks_completed_total", "");
+    for histogram in ["rollcall_task_latency_seconds_count", "rollcall_task_attempts_per_task_count"] {
+        assert_eq!(sum(&page, histogram, ""), ended, "{histogram}: one observation a task");
+    }
+}
+
+#[tokio::test]
+async fn the_series_of_a_worker_vanish_with_it() {
+    let server = Server::start(FLEET);
+    server.worker_is("second", "ready").await;
+    let before = [page(&server, "/metrics").await, page(&server, "/metrics/workers").await];
+    assert!(before[0].contains("capability=\"second.run\"") && before[1].contains("worker=\"second\""));
+    assert_eq!(sum(&before[0], "rollcall_workers", "pool=\"static\""), 2.0);
+
+    let (rest, _) = FLEET.split_once("  - name: second").expect("it is there");
+    std::fs::write(server.config_file(), rest).expect("the file can be written");
+    eventually("a page without the worker", async || {
+        let workers = page(&server, "/metrics/workers").await;
+        if workers.contains("worker=\"second\"") { Err(workers) } else { Ok(()) }
+    })
+    .await;
+    let after = page(&server, "/metrics").await;
+    assert!(!after.contains("second.run"), "a series of a capability that nobody offers");
+    assert_eq!(sum(&after, "rollcall_workers", "pool=\"static\""), 1.0);
+    assert_eq!(sum(&after, "rollcall_config_worker_changes_total", "change=\"removed\""), 1.0);
+    assert_eq!(sum(&after, "rollcall_config_reloads_total", "outcome=\"applied\""), 2.0);
+}
+
+#[tokio::test]
+async fn a_prometheus_with_our_configuration_answers_every_query_of_our_board() {
+    let server = Server::start(FLEET);
+    server.worker_is("echo", "ready").await;
+    let prometheus = Prometheus::scraping(&server);
+    load(&server, 4, Instant::now() + Duration::from_secs(6)).await;
+
+    let targets = prometheus.value("sum by (job, endpoint) (up)").await;
+    let up: Vec<_> =
+        targets.iter().map(|sample| (&sample["metric"]["endpoint"], &sample["value"][1])).collect();
+    assert_eq!(up.len(), 2, "{targets:?}");
+    assert!(targets.iter().all(|sample| sample["metric"]["job"] == "rollcall" && sample["value"][1] == "1"));
+    let joined = "rollcall_worker_up * on (job, instance, pool) group_left () sum by (job, instance, pool) (rollcall_workers)";
+    assert_eq!(prometheus.value(joined).await.len(), 2, "both endpoints have the same job and instance");
+
+    let mut empty = BTreeMap::new();
+    for (title, query) in board_queries() {
+        let found = prometheus.value(&filled(&query)).await;
+        if found.is_empty() && !MAY_BE_EMPTY.iter().any(|(known, _)| *known == title) {
+            empty.insert(title, query);
+        }
+    }
+    assert!(empty.is_empty(), "panels that show nothing: {empty:#?}");
+
+    let ended = prometheus.value("sum(rollcall_tasks_completed_total)").await;
+    let ended: f64 = ended[0]["value"][1].as_str().expect("a value").parse().expect("a number");
+    assert!(ended > 0.0, "Prometheus saw tasks end");
+}
+
+/// The queries of every board, by the title of their panel or annotation.
+fn board_queries() -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/dashboards");
+    let mut queries = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("the boards' folder") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a readable board");
+        let board: Value = serde_json::from_str(&text).expect("a board is JSON");
+        gather(&board, &mut queries);
+    }
+    assert!(queries.len() > 20, "{} queries", queries.len());
+    queries
+}
+
+fn gather(value: &Value, queries: &mut Vec<(String, String)>) {
+    let title = value["title"].as_str().or(value["name"].as_str()).unwrap_or_default();
+    if let Some(query) = value["expr"].as_str() {
+        queries.push((title.to_owned(), query.to_owned()));
+    }
+    for target in value["targets"].as_array().into_iter().flatten() {
+        let query = target["expr"].as_str().expect("a target has a query");
+        queries.push((title.to_owned(), query.to_owned()));
+    }
+    for inner in [&value["panels"], &value["annotations"]["list"]] {
+        inner.as_array().into_iter().flatten().for_each(|inner| gather(inner, queries));
+    }
+}
+
+/// A board's query with its variables filled as for "All" over the last minute.
+fn filled(query: &str) -> String {
+    [
+        ("$__rate_interval", "4s"),
+        ("$__range", "1m"),
+        ("$__interval", "4s"),
+        ("$job", ".+"),
+        ("$instance", ".+"),
+        ("$pool", ".+"),
+        ("$capability", ".+"),
+    ]
+    .into_iter()
+    .fold(query.to_owned(), |query, (variable, value)| query.replace(variable, value))
+}
+
+/// A Prometheus of its own: its folder and process end with it.
+struct Prometheus {
+    process: Child,
+    client: Client,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// Starts one with our configuration, its targets replaced and its intervals shortened.
+    fn scraping(server: &Server) -> Self {
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring/prometheus.yml");
+        let ours = std::fs::read_to_string(ours).expect("our scrape configuration");
+        let config = ours
+            .replace("127.0.0.1:7600", server.client().base().trim_start_matches("http://"))
+            .replace("_interval: 15s", "_interval: 500ms")
+            .replace("_interval: 60s", "_interval: 500ms")
+            .replace("_timeout: 20s", "_timeout: 500ms");
+        assert!(!config.contains("7600") && config.matches("500ms").count() == 3, "{config}");
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, config).expect("a file can be written");
+        let mut process = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg("--web.listen-address=127.0.0.1:0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("prometheus is missing; `make setup` installs it (Debian's package `prometheus`)");
+        // It says where it listens; what it says later must be read too, or it would stop there.
+        let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let address = line.split("msg=\"Listening on\" address=").nth(1);
+                if let Some(address) = address.and_then(|rest| rest.split_whitespace().next()) {
+                    // The story may be over.
+                    drop(tell.send(address.to_owned()));
+                }
+            }
+        });
+        let address = told.recv_timeout(PATIENCE).expect("prometheus says where it listens");
+        let client = Client::new(&format!("http://{address}")).expect("an address");
+        Self { process, client, _folder: folder }
+    }
+
+    /// What an instant query finds.
+    async fn value(&self, query: &str) -> Vec<Value> {
+        let path = format!("/api/v1/query?query={}", encoded(query));
+        let answer: Value = self.client.get(&path).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        answer["data"]["result"].as_array().cloned().unwrap_or_default()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It has nothing to keep; an error means that it has ended by itself.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
