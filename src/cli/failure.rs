@@ -5,8 +5,9 @@ use std::io;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
+use serde_json::Value;
 
-use crate::client::ClientError;
+use crate::client::{ClientError, Problem};
 use crate::supervise::printable;
 
 /// Something did not work.
@@ -75,17 +76,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
             ClientError::Address { .. } => Self::Usage(error.to_string()),
-            ClientError::Problem(ref problem) => {
-                let mut message = problem.to_string();
-                // A refused topology, or task, says all that is wrong with it.
-                for item in
-                    problem.more.get("problems").and_then(|list| list.as_array()).into_iter().flatten()
-                {
-                    message.push('\n');
-                    message.push_str(&one_problem(item));
-                }
-                Self::Said(message)
-            }
+            ClientError::Problem(ref problem) => Self::Said(refusal(problem)),
             ClientError::Request(_)
             | ClientError::Unreachable { .. }
             | ClientError::Broken { .. }
@@ -95,8 +86,20 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// A refusal in words. One that lists problems, as a refused topology does, is told by these.
+fn refusal(problem: &Problem) -> String {
+    let list = problem.more.get("problems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if list.is_empty() {
+        return problem.to_string();
+    }
+    let mut lines = vec![format!("{} ({})", problem.title, problem.code)];
+    lines.extend(list.iter().map(one_problem));
+    lines.extend(problem.hint.clone());
+    lines.join("\n")
+}
+
 /// One entry of a refusal's `problems`: `file:line:column: path: message`, and the line itself.
-pub(super) fn one_problem(item: &serde_json::Value) -> String {
+pub(super) fn one_problem(item: &Value) -> String {
     let text = |name: &str| item[name].as_str().unwrap_or_default();
     let mut place = text("file").to_owned();
     if let (Some(line @ 1..), Some(column)) = (item["line"].as_u64(), item["column"].as_u64()) {

@@ -15,8 +15,10 @@ mod failure;
 mod live;
 mod plan;
 mod reload;
+mod replay;
 mod run;
 mod schema;
+mod serve;
 mod server;
 mod show;
 mod status;
@@ -42,6 +44,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Serve(serve::Serve),
     Check(check::Check),
     Plan(plan::Plan),
     Schema(schema::Schema),
@@ -51,6 +54,7 @@ enum Verb {
     Workers(workers::Workers),
     Tasks(tasks::Tasks),
     Events(events::Events),
+    Replay(replay::Replay),
     /// The parent of a launched program.
     #[command(name = lifeline::VERB, hide = true)]
     Lifeline {
@@ -67,8 +71,10 @@ pub fn main() -> ExitCode {
         Verb::Lifeline { grace_ms, command } => {
             return lifeline::run(&command, Duration::from_millis(grace_ms));
         }
+        Verb::Serve(verb) => wait(verb.run()),
         Verb::Check(verb) => verb.run(),
         Verb::Schema(verb) => verb.run(),
+        Verb::Replay(verb) => verb.run(),
         Verb::Plan(verb) => wait(verb.run()),
         Verb::Reload(verb) => wait(verb.run()),
         Verb::Run(verb) => wait(verb.run()),

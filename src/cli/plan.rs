@@ -12,8 +12,11 @@ use serde_json::Value;
 use super::failure::{Failure, Outcome, one_problem};
 use super::server::Server;
 use super::show::{Output, cell};
-use crate::client::Request;
+use crate::client::{ClientError, Request};
 use crate::supervise::printable;
+
+/// What the server calls a text that was sent to it.
+const SENT: &str = "request";
 
 /// Shows what a reload with this file would change, and how far that reaches; changes nothing.
 #[derive(Debug, clap::Args)]
@@ -34,10 +37,25 @@ impl Plan {
         let request = Request::new(Method::POST, "/v1/topology/plan")
             .header(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))
             .body(text);
-        let plan: Value = self.server.client()?.send(request).await?.json()?;
+        let answer = self.server.client()?.send(request).await?;
+        let plan: Value = answer.json().map_err(|error| self.named(error))?;
         self.output.print(&plan, |out| show(out, &plan))?;
         let refusals = plan["refusals"].as_array().map_or(0, Vec::len);
         if refusals > 0 { Err(Failure::new("a reload would not take this file")) } else { Ok(()) }
+    }
+}
+
+impl Plan {
+    /// Problems of the text that was sent are problems of this file.
+    fn named(&self, mut error: ClientError) -> ClientError {
+        if let ClientError::Problem(problem) = &mut error
+            && let Some(Value::Array(list)) = problem.more.get_mut("problems")
+        {
+            for item in list.iter_mut().filter(|item| item["file"] == SENT) {
+                item["file"] = self.file.display().to_string().into();
+            }
+        }
+        error
     }
 }
 

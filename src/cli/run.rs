@@ -73,7 +73,13 @@ impl Run {
             return Ok(());
         }
         tokio::select! {
-            done = self.follow(&client, id) => done,
+            done = self.follow(&client, id) => match done {
+                Ok(task) => Self::end(&task),
+                Err(failure) => {
+                    note(&format!("task {id} may go on: rollcall tasks get {id}"))?;
+                    Err(failure)
+                }
+            },
             _ = tokio::signal::ctrl_c() => {
                 note(&format!("task {id} goes on; stop it with: rollcall tasks cancel {id}"))?;
                 Err(Failure::Silent)
@@ -123,8 +129,8 @@ impl Run {
         })
     }
 
-    /// Shows the output as it comes and ends as the task ended.
-    async fn follow(&self, client: &Client, id: &str) -> Outcome {
+    /// Shows the output as it comes, and what is left of the task's result when it has ended.
+    async fn follow(&self, client: &Client, id: &str) -> Result<Value, Failure> {
         let live = if self.output.is_table() { Shown::Output } else { Shown::Nothing };
         let mut shown = Live::new(live);
         let path = format!("/v1/tasks/{}", encoded(id));
@@ -143,13 +149,19 @@ impl Run {
             Value::String(text) => writeln!(out, "{}", printable(text)),
             output => writeln!(out, "{}", pretty(output)),
         })?;
+        Ok(task)
+    }
+
+    /// Ends as the task ended.
+    fn end(task: &Value) -> Outcome {
+        let id = cell(task, "id");
         if task["state"] == "succeeded" {
             return Ok(());
         }
-        let why = match cell(&task, "error.message") {
+        let why = match cell(task, "error.message") {
             none if none == "-" => String::new(),
-            message => format!(": {message} ({})", cell(&task, "error.code")),
+            message => format!(": {message} ({})", cell(task, "error.code")),
         };
-        Err(Failure::new(format!("task {id} ended {}{why}", cell(&task, "state"))))
+        Err(Failure::new(format!("task {id} ended {}{why}", cell(task, "state"))))
     }
 }

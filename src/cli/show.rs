@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
@@ -76,12 +77,7 @@ pub(super) fn harmless(json: &str) -> String {
 
 /// A field of a value by its path (`slots.used`), as a cell shows it; `-` where there is none.
 pub(super) fn cell(value: &Value, path: &str) -> String {
-    shown(path.split('.').try_fold(value, |value, name| value.get(name)))
-}
-
-/// A value as a cell shows it.
-pub(super) fn shown(value: Option<&Value>) -> String {
-    match value {
+    match path.split('.').try_fold(value, |value, name| value.get(name)) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) if text.is_empty() => "-".to_owned(),
         Some(Value::String(text)) => printable(text).into_owned(),
@@ -135,16 +131,20 @@ fn span(seconds: i64) -> String {
     }
 }
 
+/// A number of seconds as a person would say it.
+pub(super) fn seconds(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => format!("{:.0}ms", seconds * 1e3),
+        1.0..120.0 => format!("{seconds:.1}s"),
+        _ => span(Duration::try_from_secs_f64(seconds).map_or(0, |span| span.as_secs().cast_signed())),
+    }
+}
+
 /// The time between two times of an object, as a person would say it.
 pub(super) fn between(value: &Value, from: &str, to: &str) -> String {
     let time = |path: &str| cell(value, path).parse::<Timestamp>().ok();
     let (Some(from), Some(to)) = (time(from), time(to)) else { return "-".to_owned() };
-    let millis = to.as_millisecond() - from.as_millisecond();
-    match millis {
-        ..1_000 => format!("{millis}ms"),
-        1_000..120_000 => format!("{}.{}s", millis / 1_000, millis % 1_000 / 100),
-        _ => span(millis / 1_000),
-    }
+    seconds(to.duration_since(from).as_secs_f64())
 }
 
 /// The colour of a state's word.

@@ -6,6 +6,7 @@ mod http_api;
 mod launching;
 mod metrics;
 mod protocol_doc;
+mod serving;
 mod seven_checks;
 mod support;
 mod topology_reload;
