@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use crate::fleet::replay::{Input, Line, Recovered, Start};
 use crate::fleet::{Event, Now, Record, StoreId, Term};
 
 /// See the module.
@@ -24,7 +25,9 @@ impl Recorder {
     ) -> std::io::Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None }) };
         let mut file = BufWriter::new(File::create(path)?);
-        serde_json::to_writer(&mut file, &(term, seed, store, now, records))?;
+        let recovered = Some(Recovered { now, records: records.to_vec() });
+        let start = Line::Start(Box::new(Start { term, seed, store: store.clone(), recovered }));
+        serde_json::to_writer(&mut file, &start)?;
         file.write_all(b"\n")?;
         tracing::warn!(path = %path.display(), "every input of the core is recorded; tasks' inputs are in it");
         Ok(Self { file: Some(file) })
@@ -32,7 +35,8 @@ impl Recorder {
 
     pub(super) fn input(&mut self, now: Now, event: &Event) {
         let Some(file) = &mut self.file else { return };
-        let written = serde_json::to_writer(&mut *file, &(now, event)).map_err(std::io::Error::from);
+        let line = Line::Input(Input { now, event: event.clone() });
+        let written = serde_json::to_writer(&mut *file, &line).map_err(std::io::Error::from);
         if let Err(error) = written.and_then(|()| file.write_all(b"\n")) {
             tracing::error!(%error, "cannot record the core's inputs any longer");
             self.file = None;
