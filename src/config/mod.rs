@@ -19,6 +19,7 @@ use crate::fleet::{Origin, Topology, WorkerName, WorkerSpec};
 mod check;
 mod model;
 mod node;
+mod parts;
 mod plan;
 mod problem;
 mod reader;
@@ -31,10 +32,11 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
+pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, plan};
 pub use problem::{Problem, listed};
 pub use values::{duration, spelled};
 pub use watch::{Timing, Trigger, Watcher};
+pub(crate) use worker_values::endpoint_key;
 
 /// Workers that one server takes.
 pub const MAX_WORKERS: usize = 20_000;

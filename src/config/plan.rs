@@ -2,7 +2,7 @@
 //! which tasks are touched, which capabilities nobody offers any more. Pure; `rollcall plan`, the
 //! API and the log line of a reload all say it with these words.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -91,10 +91,10 @@ pub struct Plan {
 }
 
 /// What turns `old` into `new`. `workers` says what is connected and busy; without it (a dry run
-/// with no server) every removed or moved worker counts as connected and idle.
+/// with no server) every removed or moved worker counts as connected and idle. Sorted by name.
 pub fn plan(old: &Topology, new: &Topology, workers: Option<&[Arc<WorkerView>]>) -> Plan {
     let diff = Diff::between(old, new);
-    let views = Views::of(workers);
+    let views = Views(workers);
     let changes = views.changes(&diff);
     let generation = Generation(old.generation.0 + u64::from(!diff.is_empty()));
     let closing =
@@ -114,19 +114,15 @@ pub fn plan(old: &Topology, new: &Topology, workers: Option<&[Arc<WorkerView>]>)
     }
 }
 
-/// The log line of a generation: `generation 7: +browser-3, ~python-1 slots 4→8, -old (draining 2
-/// tasks), 11 unchanged`.
-pub fn describe(generation: Generation, diff: &Diff, workers: Option<&[Arc<WorkerView>]>) -> String {
-    Views::of(workers).changes(diff).line(generation)
-}
-
 impl Changes {
-    /// A diff, with what each worker runs at the moment.
+    /// A diff, with what each worker runs at the moment. `workers` is sorted by name.
     pub fn of(diff: &Diff, workers: Option<&[Arc<WorkerView>]>) -> Self {
-        Views::of(workers).changes(diff)
+        Views(workers).changes(diff)
     }
 
-    fn line(&self, generation: Generation) -> String {
+    /// The log line of a generation: `generation 7: +browser-3, ~python-1 slots 4→8, -old (draining
+    /// 2 tasks), 11 unchanged`.
+    pub fn line(&self, generation: Generation) -> String {
         let mut items: Vec<String> = self.added.iter().map(|name| format!("+{name}")).collect();
         items.extend(self.renamed.iter().map(|it| format!("~{} (was {})", it.worker, it.from)));
         items.extend(self.updated.iter().map(|it| format!("~{} {}", it.worker, it.fields.join(" "))));
@@ -155,16 +151,14 @@ fn draining(tasks: u32) -> String {
     }
 }
 
-/// What is known of the workers at the moment.
-struct Views<'a>(Option<BTreeMap<&'a str, &'a WorkerView>>);
+/// What is known of the workers at the moment, sorted by name.
+struct Views<'a>(Option<&'a [Arc<WorkerView>]>);
 
 impl<'a> Views<'a> {
-    fn of(workers: Option<&'a [Arc<WorkerView>]>) -> Self {
-        Self(workers.map(|all| all.iter().map(|view| (view.name.as_str(), &**view)).collect()))
-    }
-
     fn get(&self, name: &WorkerName) -> Option<&'a WorkerView> {
-        self.0.as_ref()?.get(name.as_str()).copied()
+        let all = self.0?;
+        let at = all.binary_search_by(|view| view.name.cmp(name)).ok()?;
+        all.get(at).map(|view| &**view)
     }
 
     fn tasks(&self, name: &WorkerName) -> u32 {

@@ -225,6 +225,11 @@ pub(super) struct Endpoint {
     pub(super) loopback: bool,
 }
 
+/// What makes two endpoints one, however they are spelled.
+pub(crate) fn endpoint_key(url: &str) -> String {
+    Endpoint::parse(url).map_or_else(|| url.to_owned(), |endpoint| endpoint.key)
+}
+
 impl Value for Endpoint {
     fn read(node: &Node<'_>, at: &At<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let text = node.word();

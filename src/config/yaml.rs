@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde_yaml::granit_parser::{self, Event, Parser, ScalarStyle, Tag};
 
 use super::node::{At, Key, Node, Place, Scalar, Value};
+use super::parts::in_parts;
 use super::problem::MAX_PROBLEMS;
 
 /// The largest document, in bytes.
@@ -32,37 +33,21 @@ pub(super) struct Fault {
 
 /// The tree of a text, and what is wrong with it; no tree if it could not be read to its end.
 pub(super) fn parse(text: &str) -> (Option<Node<'_>>, Vec<Fault>) {
-    let mut builder = Builder::default();
-    if text.len() > MAX_BYTES {
-        let message = format!("has {} bytes; at most {MAX_BYTES} are read", text.len());
-        builder.fault(Place::default(), message);
-        return (None, builder.faults);
+    match in_parts(text, &part) {
+        Some(tree) => (Some(tree), Vec::new()),
+        None => whole(text),
     }
-    let options = granit_parser::options! {
-        emit_comments: false,
-        flow_nesting_limit: MAX_DEPTH,
-        block_nesting_limit: MAX_DEPTH,
-    };
-    for next in Parser::new_from_str_with_options(text, options) {
-        let taken = match next {
-            Ok((event, span)) => builder.take(event, place(span.start)),
-            Err(error) => {
-                let message = format!("is not valid YAML: {}", error.info());
-                Err(builder.fault(place(*error.marker()), message))
-            }
-        };
-        if let Err(Stop) = taken {
-            return (None, builder.faults);
-        }
-    }
-    let nothing = Scalar { text: "".into(), quoted: false, hidden: false };
-    let empty = || Node { place: Place { line: 1, column: 1 }, value: Value::Scalar(nothing) };
-    (Some(builder.root.take().unwrap_or_else(empty)), builder.faults)
 }
 
-fn place(mark: granit_parser::Marker) -> Place {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Place { line: number(mark.line()), column: number(mark.col().saturating_add(1)) }
+/// A part of a document, after so many lines, if nothing at all is wrong with it.
+pub(super) fn part(text: &str, lines: u32) -> Option<Node<'_>> {
+    let (tree, faults) = Builder { lines, ..Builder::default() }.build(text);
+    tree.filter(|_| faults.is_empty())
+}
+
+/// The same as [`parse`], never in parts.
+pub(super) fn whole(text: &str) -> (Option<Node<'_>>, Vec<Fault>) {
+    Builder::default().build(text)
 }
 
 /// The reading cannot go on.
@@ -95,9 +80,50 @@ struct Builder<'t> {
     nodes: usize,
     aliased: usize,
     documents: usize,
+    /// Lines before the text.
+    lines: u32,
 }
 
 impl<'t> Builder<'t> {
+    fn build(mut self, text: &'t str) -> (Option<Node<'t>>, Vec<Fault>) {
+        if text.len() > MAX_BYTES {
+            let message = format!("has {} bytes; at most {MAX_BYTES} are read", text.len());
+            self.fault(Place::default(), message);
+            return (None, self.faults);
+        }
+        let options = granit_parser::options! {
+            emit_comments: false,
+            flow_nesting_limit: MAX_DEPTH,
+            block_nesting_limit: MAX_DEPTH,
+        };
+        for next in Parser::new_from_str_with_options(text, options) {
+            let taken = match next {
+                Ok((event, span)) => {
+                    let place = self.place(span.start);
+                    self.take(event, place)
+                }
+                Err(error) => {
+                    let message = format!("is not valid YAML: {}", error.info());
+                    Err(self.fault(self.place(*error.marker()), message))
+                }
+            };
+            if let Err(Stop) = taken {
+                return (None, self.faults);
+            }
+        }
+        let nothing = Scalar { text: "".into(), quoted: false, hidden: false };
+        let empty = || Node { place: Place { line: 1, column: 1 }, value: Value::Scalar(nothing) };
+        (Some(self.root.take().unwrap_or_else(empty)), self.faults)
+    }
+
+    fn place(&self, mark: granit_parser::Marker) -> Place {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Place {
+            line: number(mark.line()).saturating_add(self.lines),
+            column: number(mark.col().saturating_add(1)),
+        }
+    }
+
     fn take(&mut self, event: Event<'t>, place: Place) -> Result<(), Stop> {
         match event {
             Event::DocumentStart(..) => {

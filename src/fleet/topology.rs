@@ -245,6 +245,7 @@ impl Diff {
                 .as_ref()
                 .filter(|from| old.workers.contains_key(*from) && !new.workers.contains_key(*from));
             match (old.workers.get(name), former) {
+                (Some(was), _) if Arc::ptr_eq(was, spec) => diff.unchanged += 1,
                 (Some(was), _) => match WorkerSpec::change(was, spec) {
                     Some(change) => {
                         diff.workers.insert(name.clone(), change);

@@ -194,15 +194,24 @@ impl Wanted {
 
     /// The same with another file. Names that the file takes up are the file's from then on; an
     /// endpoint that one of its workers shares with a worker of the API is a problem.
-    fn with(&self, config: Config) -> (Self, Vec<Problem>) {
+    fn with(&self, mut config: Config) -> (Self, Vec<Problem>) {
+        // Entries that did not change stay one and the same value, which is quick to compare.
+        for (name, spec) in &mut config.topology.workers {
+            if let Some(was) = self.config.topology.workers.get(name).filter(|was| *was == spec) {
+                *spec = was.clone();
+            }
+        }
         let mut added = self.added.clone();
         added.retain(|name, _| !config.topology.workers.contains_key(name));
         let mut problems = Vec::new();
         if !added.is_empty() {
-            let endpoints: BTreeMap<_, _> =
-                added.values().filter_map(|spec| Some((spec.endpoint.clone()?, &spec.name))).collect();
+            let endpoints: BTreeMap<_, _> = added
+                .values()
+                .filter_map(|spec| Some((config::endpoint_key(spec.endpoint.as_deref()?), &spec.name)))
+                .collect();
             for spec in config.topology.workers.values() {
-                if let Some(by) = spec.endpoint.as_ref().and_then(|endpoint| endpoints.get(endpoint)) {
+                let key = spec.endpoint.as_deref().map(config::endpoint_key);
+                if let Some(by) = key.and_then(|key| endpoints.get(&key)) {
                     problems.push(config.worker_problem(
                         &spec.name,
                         format!("its endpoint is that of worker \"{by}\", which was added by the API; endpoints must differ"),
@@ -220,6 +229,24 @@ struct Shared {
     wanted: ArcSwap<Wanted>,
     config: watch::Sender<Arc<Config>>,
     status: ArcSwap<ReloadStatus>,
+}
+
+impl Shared {
+    /// A file's word joined with the API's workers, if a reload may do that.
+    fn checked(&self, config: Config, allow_mass_removal: bool) -> Result<Wanted, ReloadRejected> {
+        let (wanted, problems) = self.wanted.load().with(config);
+        if !problems.is_empty() {
+            return Err(ReloadRejected::Invalid(problems));
+        }
+        let fixed = guard::restart(&self.config.borrow(), &wanted.config);
+        if !fixed.is_empty() {
+            return Err(ReloadRejected::NeedsRestart(fixed));
+        }
+        match guard::mass_removal(&self.fleet.topology(), &wanted, allow_mass_removal) {
+            Some(problem) => Err(ReloadRejected::MassRemoval(vec![problem])),
+            None => Ok(wanted),
+        }
+    }
 }
 
 enum Request {

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::status::Outcome;
-use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted, guard};
-use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, describe};
+use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted};
+use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, endpoint_key};
 use crate::fleet::{Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 use crate::telemetry::{Loop, Metrics};
@@ -149,38 +149,24 @@ impl Keeper {
     /// while, so it has a thread of its own.
     async fn read(&mut self, allow_mass_removal: bool) -> Result<Wanted, ReloadRejected> {
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.source.load()).await;
-        let loaded = match read {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(failed)) => {
-                self.seen = failed.fingerprint.clone();
-                return Err(failed.into());
-            }
-            Err(panicked) => {
-                let file = self.shared.source.path().display().to_string();
-                let message = format!("reading it failed: {panicked}; this is a bug in Rollcall");
-                return Err(ReloadRejected::Invalid(vec![Problem::of(file, "", message)]));
-            }
-        };
-        self.seen = loaded.fingerprint;
-        let (wanted, problems) = self.shared.wanted.load().with(loaded.config);
-        if !problems.is_empty() {
-            return Err(ReloadRejected::Invalid(problems));
-        }
-        let fixed = guard::restart(&self.shared.config.borrow(), &wanted.config);
-        if !fixed.is_empty() {
-            return Err(ReloadRejected::NeedsRestart(fixed));
-        }
-        match guard::mass_removal(&self.shared.fleet.topology(), &wanted, allow_mass_removal) {
-            Some(problem) => Err(ReloadRejected::MassRemoval(vec![problem])),
-            None => Ok(wanted),
-        }
+        let read = tokio::task::spawn_blocking(move || match shared.source.load() {
+            Ok(loaded) => (Some(loaded.fingerprint), shared.checked(loaded.config, allow_mass_removal)),
+            Err(failed) => (Some(failed.fingerprint.clone()), Err(failed.into())),
+        });
+        let (fingerprint, checked) = read.await.unwrap_or_else(|panicked| {
+            let file = self.shared.source.path().display().to_string();
+            let message = format!("reading it failed: {panicked}; this is a bug in Rollcall");
+            (None, Err(ReloadRejected::Invalid(vec![Problem::of(file, "", message)])))
+        });
+        self.seen = fingerprint.unwrap_or_else(|| self.seen.clone());
+        checked
     }
 
     /// Puts it in force, and tells of it. `None` when the fleet is gone.
     async fn apply(&self, trigger: Trigger, wanted: Wanted, began: Instant) -> Option<Reloaded> {
         let busy = self.shared.fleet.workers();
         let applied = self.shared.fleet.apply(wanted.topology()).await.ok()?;
+        let changes = Changes::of(&applied.diff, Some(&busy.workers));
         let config = wanted.config.clone();
         self.shared.wanted.store(Arc::new(wanted));
         let unchanged = applied.diff.is_empty();
@@ -190,23 +176,18 @@ impl Keeper {
         status.generation = applied.generation;
         if !unchanged {
             status.changed(&applied.diff, began.elapsed());
-            info!(
-                trigger = trigger.as_str(),
-                "{}",
-                describe(applied.generation, &applied.diff, Some(&busy.workers))
-            );
+            info!(trigger = trigger.as_str(), "{}", changes.line(applied.generation));
         }
         self.shared.status.store(Arc::new(status));
         self.shared.config.send_if_modified(|now| {
-            let differs = **now != *config;
+            let differs = now.hash != config.hash;
             *now = config.clone();
             differs
         });
-        let changes = Arc::new(Changes::of(&applied.diff, Some(&busy.workers)));
         Some(Reloaded {
             generation: applied.generation,
             diff: applied.diff,
-            changes,
+            changes: Arc::new(changes),
             warnings: Vec::new(),
             unchanged,
         })
@@ -246,10 +227,12 @@ impl Keeper {
         if everyone().count() >= MAX_WORKERS {
             return Err(AddRefused::TooMany);
         }
-        if let Some(other) =
-            everyone().find(|other| spec.endpoint.is_some() && other.endpoint == spec.endpoint)
-        {
-            return Err(AddRefused::EndpointTaken { by: other.name.clone() });
+        if let Some(key) = spec.endpoint.as_deref().map(endpoint_key) {
+            let taken =
+                |other: &&Arc<WorkerSpec>| other.endpoint.as_deref().map(endpoint_key).as_ref() == Some(&key);
+            if let Some(other) = everyone().find(taken) {
+                return Err(AddRefused::EndpointTaken { by: other.name.clone() });
+            }
         }
         let spec = WorkerSpec { origin: Origin::Api, ..spec };
         wanted.added.insert(spec.name.clone(), Arc::new(spec));
