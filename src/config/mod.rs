@@ -394,29 +394,34 @@ pub fn schema() -> serde_json::Value {
 /// The first 12 hex digits of the SHA-256 of a tree: comments, spaces, quotes and the order of
 /// fields do not count.
 fn canonical_hash(tree: &Node<'_>, all_mock: bool) -> Arc<str> {
+    // Two bytes that are in no text end a text and a collection.
+    const TEXT_END: &[u8] = b"\xff";
+    const ALL_END: &[u8] = b"\xfe";
     fn feed(node: &Node<'_>, hash: &mut Sha256) {
-        let mut part = |kind: u8, length: usize, bytes: &str| {
-            hash.update([kind]);
-            hash.update(length.to_le_bytes());
-            hash.update(bytes);
-        };
         match &node.value {
-            Value::Wrong => part(b'w', 0, ""),
-            Value::Scalar(_) if node.is_null() => part(b'0', 0, ""),
-            Value::Scalar(scalar) => part(b's', scalar.text.len(), &scalar.text),
+            // A wrong value makes no configuration, so its hash is never seen.
+            Value::Wrong => {}
+            Value::Scalar(_) if node.is_null() => hash.update("0"),
+            Value::Scalar(scalar) => {
+                hash.update("s");
+                hash.update(&*scalar.text);
+                hash.update(TEXT_END);
+            }
             Value::List(items) => {
-                part(b'l', items.len(), "");
+                hash.update("l");
                 items.iter().for_each(|item| feed(item, hash));
+                hash.update(ALL_END);
             }
             Value::Map(entries) => {
-                part(b'm', entries.len(), "");
+                hash.update("m");
                 let mut sorted: Vec<_> = entries.iter().collect();
                 sorted.sort_by(|(one, _), (other, _)| one.text.cmp(&other.text));
                 for (key, value) in sorted {
-                    hash.update(key.text.len().to_le_bytes());
                     hash.update(&*key.text);
+                    hash.update(TEXT_END);
                     feed(value, hash);
                 }
+                hash.update(ALL_END);
             }
         }
     }
