@@ -32,7 +32,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, plan};
+pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
 pub use problem::{Problem, listed};
 pub use values::{duration, spelled};
 pub use watch::{Timing, Trigger, Watcher};

@@ -114,6 +114,11 @@ pub fn plan(old: &Topology, new: &Topology, workers: Option<&[Arc<WorkerView>]>)
     }
 }
 
+/// The log line of a generation, for those who only have its diff; see [`Changes::line`].
+pub fn describe(generation: Generation, diff: &Diff, workers: Option<&[Arc<WorkerView>]>) -> String {
+    Changes::of(diff, workers).line(generation)
+}
+
 impl Changes {
     /// A diff, with what each worker runs at the moment. `workers` is sorted by name.
     pub fn of(diff: &Diff, workers: Option<&[Arc<WorkerView>]>) -> Self {
