@@ -45,7 +45,7 @@ impl Engine {
             metrics: Arc::clone(&metrics),
             factory: WorkerInterfaceFactory::new(),
             programs,
-            limits: LinkLimits::default(),
+            limits: limits(config),
             seed: rand::random(),
             record,
         })?;
@@ -108,6 +108,15 @@ fn told(ended: Result<&'static str, JoinError>) -> String {
     match ended {
         Ok(what) => format!("{what} has ended although nobody asked for it"),
         Err(error) => format!("a task of the fleet failed: {error}"),
+    }
+}
+
+/// A task of the largest accepted size, and its result, fit into one message.
+fn limits(config: &Config) -> LinkLimits {
+    let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
+    LinkLimits {
+        max_message: max_body.saturating_add(rollcall_protocol::ENVELOPE_BYTES),
+        ..LinkLimits::default()
     }
 }
 

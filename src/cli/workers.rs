@@ -106,6 +106,10 @@ async fn list(client: &Client, output: Output) -> Outcome {
 
 /// Why a worker is not ready.
 fn reason(worker: &Value) -> String {
+    // A program that is not started any more explains a refused connection better than that does.
+    if worker["program"]["state"] == "gave_up" {
+        return format!("program gave up: {}", cell(worker, "program.reason"));
+    }
     match cell(worker, "reason") {
         none if none == "-" && worker["state"] != "ready" => cell(worker, "last_error"),
         reason => reason,
@@ -129,7 +133,14 @@ fn facts(out: &mut dyn Write, worker: &Value) -> io::Result<()> {
     fact(out, "connected", &when(worker, "connected_at"))?;
     fact(out, "last heartbeat", &when(worker, "last_heartbeat"))?;
     fact(out, "next attempt", &when(worker, "next_attempt_at"))?;
-    fact(out, "last error", &cell(worker, "last_error"))
+    fact(out, "last error", &cell(worker, "last_error"))?;
+    if worker["program"].is_null() {
+        return Ok(());
+    }
+    for name in ["state", "reason", "pid", "restarts", "last_exit"] {
+        fact(out, &format!("program {}", name.replace('_', " ")), &cell(worker, &format!("program.{name}")))?;
+    }
+    Ok(())
 }
 
 async fn say(client: &Client, name: &str, word: &str, effect: &str) -> Outcome {

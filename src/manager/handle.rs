@@ -15,6 +15,7 @@ use crate::data::TaskLogs;
 use crate::fleet::*;
 use crate::interface::LinkIo;
 use crate::store::Archive;
+use crate::supervise::{ProcessStatus, Supervisor};
 use crate::telemetry::Metrics;
 
 /// A message to the loop. Reads come this way only where they need the core itself.
@@ -164,6 +165,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) ring: EventRing,
+    pub(crate) supervisor: Supervisor,
 }
 
 /// A handle to the WorkerManager. Clone it freely.
@@ -379,6 +381,11 @@ impl Manager {
     /// The workers, as last published.
     pub fn workers(&self) -> Arc<Snapshot> {
         self.0.snapshot.load_full()
+    }
+
+    /// The program that the server runs for a worker, if it runs one.
+    pub fn program(&self, worker: &WorkerName) -> Option<ProcessStatus> {
+        self.0.supervisor.status(worker)
     }
 
     /// Waits until the workers have changed since the call began (then look at [`Manager::workers`]).

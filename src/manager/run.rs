@@ -76,6 +76,7 @@ pub struct FleetLoop {
     linger_until: Option<Instant>,
     publish_at: Option<Instant>,
     stopping: Option<Stopping>,
+    store_failed: bool,
 }
 
 /// A stop that has been asked for.
@@ -106,6 +107,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         }
     }
     let fleet = Fleet::recover(term, seed, id, clock.now(), records);
+    let supervisor = Supervisor::new(event_sender.clone(), programs);
     let shared = Arc::new(Shared {
         events: event_sender.clone(),
         calls: call_sender,
@@ -121,12 +123,12 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         metrics: Arc::clone(&metrics),
         archive,
         ring: EventRing::default(),
+        supervisor: supervisor.clone(),
     });
     let door: Arc<dyn DataDoor> = logs;
     let meter: Arc<dyn LinkMeter> = metrics.clone();
     let writer = Writer::start(journal, metrics)?;
-    let links = Links::new(event_sender.clone(), factory, door, meter, limits);
-    let supervisor = Supervisor::new(event_sender, programs);
+    let links = Links::new(event_sender, factory, door, meter, limits);
     let manager = Manager(Arc::clone(&shared));
     let run = FleetLoop {
         fleet,
@@ -144,6 +146,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         linger_until: None,
         publish_at: None,
         stopping: None,
+        store_failed: false,
     };
     Ok((manager, run))
 }
@@ -158,11 +161,6 @@ enum Woken {
 }
 
 impl FleetLoop {
-    /// The programs that the loop starts and stops.
-    pub fn supervisor(&self) -> &Supervisor {
-        &self.supervisor
-    }
-
     /// Runs until [`Manager::shutdown`].
     pub async fn run(mut self) {
         let mut event_batch = Vec::with_capacity(BATCH);
@@ -418,7 +416,14 @@ impl FleetLoop {
 
     fn committed(&mut self, committed: Option<Committed>) {
         match committed {
-            Some(Ok(up_to)) => self.tell(Event::Durable { up_to }),
+            Some(Ok(up_to)) => {
+                if std::mem::take(&mut self.store_failed) {
+                    tracing::info!("the store takes writes again");
+                    self.shared.metrics.store_writable(true);
+                    self.tell(Event::StoreFailed(false));
+                }
+                self.tell(Event::Durable { up_to });
+            }
             Some(Err(StoreFault::Fenced { by })) => {
                 tracing::error!(
                     term = by.0,
@@ -427,11 +432,16 @@ impl FleetLoop {
                 // Serving on would show facts that the other server may deny.
                 std::process::exit(4);
             }
-            Some(Err(StoreFault::Io(error))) => {
-                tracing::error!(error, "the store refuses writes; tasks that must be kept are refused");
+            Some(Err(StoreFault::Io(error))) if !self.store_failed => {
+                tracing::error!(
+                    error,
+                    "the store refuses writes; tasks that must be kept are refused until it takes them"
+                );
+                self.store_failed = true;
                 self.shared.metrics.store_writable(false);
                 self.tell(Event::StoreFailed(true));
             }
+            Some(Err(StoreFault::Io(_))) => {}
             None => {
                 tracing::error!("the journal's thread is gone; this is a bug in Rollcall");
                 std::process::exit(4);

@@ -21,7 +21,11 @@ const LINGER_ROWS: usize = 512;
 /// Records on their way at most; beyond it those of passing tasks are dropped, and counted.
 const MAX_BACKLOG: usize = 65_536;
 
-/// What the journal's thread answers.
+/// How long the journal rests after a failure before it is tried again with the same records.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the journal's thread answers: a failure is followed by more tries with the same records, so
+/// nothing that waits behind them is ever let out without them.
 pub type Committed = Result<Seq, StoreFault>;
 
 /// The loop's end of the journal.
@@ -45,15 +49,8 @@ impl Writer {
         let (batches, incoming) = std::sync::mpsc::channel::<Vec<(Seq, Record)>>();
         let (answers, committed) = tokio_mpsc::channel(1_024);
         let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
-            while let Ok(mut batch) = incoming.recv() {
-                // What has come meanwhile goes into the same commit.
-                while let Ok(more) = incoming.try_recv() {
-                    batch.extend(more);
-                }
-                let began = std::time::Instant::now();
-                let result = journal.commit(&batch).map(|()| batch.last().map_or(Seq(0), |(seq, _)| *seq));
-                metrics.store_commit(began.elapsed(), batch.len());
-                if answers.blocking_send((result, batch.len())).is_err() {
+            while let Ok(batch) = incoming.recv() {
+                if !commit(journal.as_mut(), batch, &incoming, &answers, &metrics) {
                     return;
                 }
             }
@@ -126,5 +123,78 @@ impl Writer {
         {
             tracing::error!("the journal's thread panicked");
         }
+    }
+}
+
+/// Commits a batch, with what has come meanwhile; after a failure again and again, until it is
+/// written. False when there is nobody left to tell, or no sense in going on.
+fn commit(
+    journal: &mut dyn Journal,
+    mut batch: Vec<(Seq, Record)>,
+    incoming: &std::sync::mpsc::Receiver<Vec<(Seq, Record)>>,
+    answers: &tokio_mpsc::Sender<(Committed, usize)>,
+    metrics: &Metrics,
+) -> bool {
+    loop {
+        batch.extend(incoming.try_iter().flatten());
+        let began = std::time::Instant::now();
+        match journal.commit(&batch) {
+            Ok(()) => {
+                metrics.store_commit(began.elapsed(), batch.len());
+                let last = batch.last().map_or(Seq(0), |(seq, _)| *seq);
+                return answers.blocking_send((Ok(last), batch.len())).is_ok();
+            }
+            Err(fault) => {
+                let fenced = matches!(fault, StoreFault::Fenced { .. });
+                if answers.blocking_send((Err(fault), 0)).is_err() || fenced {
+                    return false;
+                }
+                match incoming.recv_timeout(RETRY) {
+                    Ok(more) => batch.extend(more),
+                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                    // The server ends; what could not be written was never shown as kept.
+                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return false,
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Overlay, WorkerName};
+
+    /// A disk that is full for so many tries.
+    struct Full(u32, std::sync::mpsc::Sender<Vec<u64>>);
+
+    impl Journal for Full {
+        fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
+            if self.0 > 0 {
+                self.0 -= 1;
+                return Err(StoreFault::Io("no space left".into()));
+            }
+            drop(self.1.send(batch.iter().map(|(seq, _)| seq.0).collect()));
+            Ok(())
+        }
+    }
+
+    fn record() -> Record {
+        Record::Overlay(WorkerName::from("ann"), Overlay::default())
+    }
+
+    #[tokio::test]
+    async fn records_that_a_full_disk_refused_are_written_once_there_is_room() {
+        let (tell, written) = std::sync::mpsc::channel();
+        let journal = Box::new(Full(1, tell));
+        let mut writer = Writer::start(journal, Arc::new(Metrics::default())).expect("a thread");
+        writer.push(Seq(1), record());
+        writer.settle(Some(Seq(1)));
+        assert!(matches!(writer.committed().await, Some(Err(StoreFault::Io(_)))));
+        writer.push(Seq(2), record());
+        writer.settle(Some(Seq(2)));
+        assert_eq!(writer.committed().await, Some(Ok(Seq(2))));
+        assert_eq!(written.recv(), Ok(vec![1, 2]));
+        writer.close().await;
     }
 }

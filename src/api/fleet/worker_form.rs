@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use crate::api::http::json::{Object, time_text};
 use crate::fleet::{Origin, WorkerView};
+use crate::supervise::{ProcessState, ProcessStatus};
 
 /// Writes a worker.
-pub(super) fn write(out: &mut Vec<u8>, worker: &WorkerView, offers: bool) {
+pub(super) fn write(out: &mut Vec<u8>, worker: &WorkerView, program: Option<ProcessStatus>, offers: bool) {
     let mut object = Object::new(out);
     fields(&mut object, worker);
+    object.value("program", &program.map(|program| program_form(&program)));
     if offers {
         object.list("offers", worker.capabilities.iter(), |out, offer| {
             let mut item = Object::new(out);
@@ -45,6 +47,23 @@ fn slots(worker: &WorkerView) -> Value {
         "total": worker.slots_total,
         "used": worker.slots_used,
         "unavailable": worker.slots_unavailable,
+    })
+}
+
+/// The program that the server runs for a worker.
+fn program_form(program: &ProcessStatus) -> Value {
+    let (state, reason) = match &program.state {
+        ProcessState::Running => ("running", None),
+        ProcessState::BackingOff { .. } => ("backing_off", None),
+        ProcessState::GaveUp { reason } => ("gave_up", Some(&**reason)),
+        ProcessState::Stopping => ("stopping", None),
+    };
+    json!({
+        "state": state,
+        "reason": reason,
+        "pid": program.pid,
+        "restarts": program.restarts,
+        "last_exit": program.last_exit.as_deref(),
     })
 }
 

@@ -15,6 +15,7 @@ use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::tasks::{checked_text, not_json};
 use crate::fleet::{OperatorWord, Refusal, WorkerName, WorkerView};
 use crate::manager::desired::{AddRefused, RemoveRefused};
+use crate::supervise::ProcessStatus;
 
 /// How long a worker that was added may take to be shown.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -24,7 +25,9 @@ pub(crate) fn list(state: &AppState) -> Answer {
     let snapshot = state.manager().workers();
     let mut out = Vec::with_capacity(64 + 768 * snapshot.workers.len());
     let mut object = Object::new(&mut out);
-    write_list(object.name("items"), &snapshot.workers, |out, worker| write(out, worker, false));
+    write_list(object.name("items"), &snapshot.workers, |out, worker| {
+        write(out, worker, program(state, worker), false);
+    });
     object.raw("next_cursor", "null");
     object.end();
     json(StatusCode::OK, out)
@@ -34,7 +37,7 @@ pub(crate) fn list(state: &AppState) -> Answer {
 pub(crate) fn get(state: &AppState, name: &str) -> Reply {
     let snapshot = state.manager().workers();
     let worker = snapshot.worker(name).ok_or(Refusal::NoSuchWorker)?;
-    Ok(one(StatusCode::OK, worker))
+    Ok(one(state, StatusCode::OK, worker))
 }
 
 /// `POST /v1/workers/{name}/cordon` and its like.
@@ -88,7 +91,7 @@ async fn shown(state: &AppState, name: &WorkerName) -> Answer {
     let appears = async {
         loop {
             if let Some(worker) = state.manager().workers().worker(name.as_str()) {
-                return one(StatusCode::CREATED, worker);
+                return one(state, StatusCode::CREATED, worker);
             }
             state.manager().workers_changed().await;
         }
@@ -129,8 +132,12 @@ pub(crate) async fn remove(state: &AppState, name: &str) -> Reply {
     Ok(super::topology::reloaded(StatusCode::ACCEPTED, &removed))
 }
 
-fn one(status: StatusCode, worker: &WorkerView) -> Answer {
+fn program(state: &AppState, worker: &WorkerView) -> Option<ProcessStatus> {
+    if worker.launched { state.manager().program(&worker.name) } else { None }
+}
+
+fn one(state: &AppState, status: StatusCode, worker: &WorkerView) -> Answer {
     let mut out = Vec::with_capacity(1_024);
-    write(&mut out, worker, true);
+    write(&mut out, worker, program(state, worker), true);
     json(status, out)
 }
