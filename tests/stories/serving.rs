@@ -150,7 +150,7 @@ const FAMILY: &str = "sleep 1000 & echo $! >> $HERE/pids; setsid sleep 1000 & ec
 #[test]
 fn a_task_is_run_and_looked_at_from_the_command_line() {
     let mut server = Server::start(MOCKS);
-    assert!(server.says(&["status"]).contains("2 ready"));
+    eventually("both workers", || server.says(&["status"]).contains("2 ready").then_some(()));
     let workers = server.says(&["workers", "ls"]);
     assert!(workers.lines().nth(1).is_some_and(|line| line.starts_with("ann   ready")), "{workers}");
     assert_eq!(server.says(&["run", "echo", "--input", "{\"n\":7}"]), "{\n  \"n\": 7\n}\n");
