@@ -2,24 +2,26 @@
 //! nothing can be forgotten on the way to a new route.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 
 use super::http::body::{Answer, Body, Reply};
 use super::http::guard;
-use super::http::problem::{self, Refused};
+use super::http::problem::{self, Kind, Refused};
 use super::http::pulse::Pulse;
 use super::http::server::Face;
-use super::routes::{Endpoint as E, Found, Route, find};
+use super::routes::{Endpoint as E, Found, ROUTES, find};
 use super::{AppState, fleet, openapi, page, tasks};
+use crate::config::Config;
+use crate::fleet::OperatorWord;
 use crate::telemetry::Rejected;
 
 /// The longest URL, in bytes.
 const MAX_URL: usize = 8 << 10;
 /// What a request to no route is counted under.
-const NO_ROUTE: &str = "none";
+const NO_ROUTE: &str = "(no route)";
 
 /// Answers a request, whatever it is.
 pub(super) async fn answer(
@@ -32,18 +34,23 @@ pub(super) async fn answer(
     pulse.request();
     let in_flight = state.metrics().http_in_flight();
     let method = request.method().clone();
-    let (route, reply) = match admitted(state, face, &request) {
-        Ok((route, parameter)) => {
-            let reply = match route.endpoint {
-                // The one route whose speed is measured goes without a box.
-                E::SubmitTask => tasks::submit(state, request).await,
-                _ => Box::pin(handled(state, route, parameter, pulse, request)).await,
-            };
-            (route.path, reply)
+    let config = state.config();
+    let admitted = admitted(face, &config, &request);
+    let route = admitted.as_ref().ok().map(|(at, _)| *at);
+    let reply = match admitted {
+        // The one route whose speed is measured goes without a box.
+        Ok((at, _)) if ROUTES[at].endpoint == E::SubmitTask => tasks::submit(state, &config, request).await,
+        Ok((at, parameter)) => {
+            Box::pin(handled(state, &config, ROUTES[at].endpoint, parameter, pulse, request)).await
         }
-        Err(refused) => (NO_ROUTE, Err(refused)),
+        Err(refused) => Err(refused),
     };
-    let mut answer = reply.unwrap_or_else(|problem: Refused| Answer::from(*problem));
+    let mut answer = reply.unwrap_or_else(|refused: Refused| {
+        if let Some(reason) = rejected(refused.kind) {
+            state.metrics().http_rejected(reason);
+        }
+        Answer::from(*refused)
+    });
     let streams = answer.body().is_stream();
     if streams && method == Method::HEAD {
         *answer.body_mut() = Body::empty();
@@ -51,33 +58,30 @@ pub(super) async fn answer(
         pulse.answered();
     }
     drop(in_flight);
-    let took = (!streams).then(|| began.elapsed());
-    state.metrics().http_request(method.as_str(), route, answer.status().as_u16(), took);
+    count(state, &method, route, answer.status().as_u16(), (!streams).then(|| began.elapsed()));
     answer
 }
 
-/// The route of a request that may be answered, with its parameter.
-fn admitted(
-    state: &AppState,
-    face: Face,
-    request: &Request<Incoming>,
-) -> Result<(&'static Route, String), Refused> {
-    let uri = request.uri();
-    let config = state.config();
-    if let Err(refused) = guard::check(uri, request.headers(), &config.server) {
-        if refused.kind == problem::HOST_NOT_ALLOWED {
-            state.metrics().http_rejected(Rejected::Host);
-        } else if refused.kind == problem::ORIGIN_NOT_ALLOWED {
-            state.metrics().http_rejected(Rejected::Origin);
-        }
-        return Err(refused);
+fn count(state: &AppState, method: &Method, route: Option<usize>, code: u16, took: Option<Duration>) {
+    if let Some(at) = route
+        && method != Method::HEAD
+        && state.0.routes[at].request(code, took)
+    {
+        return;
     }
+    let path = route.map_or(NO_ROUTE, |at| ROUTES[at].path);
+    state.metrics().http_request(method.as_str(), path, code, took);
+}
+
+/// The route of a request that may be answered (by its place in the table), with its parameter.
+fn admitted(face: Face, config: &Config, request: &Request<Incoming>) -> Result<(usize, String), Refused> {
+    let uri = request.uri();
+    guard::check(uri, request.headers(), &config.server)?;
     if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URL {
-        state.metrics().http_rejected(Rejected::TooLarge);
         return Err(problem::URL_TOO_LONG.with(format!("the URL is longer than {MAX_URL} bytes")).into());
     }
     match find(request.method(), uri.path()) {
-        Found::Route(route, parameter) if serves(face, route.endpoint) => Ok((route, parameter.to_owned())),
+        Found::Route(at, parameter) if serves(face, ROUTES[at].endpoint) => Ok((at, parameter.to_owned())),
         Found::WrongMethod(methods) => {
             let wrong = problem::METHOD_NOT_ALLOWED.with(format!("the path knows {methods}"));
             Err(wrong.allow(methods).into())
@@ -86,6 +90,18 @@ fn admitted(
             let nowhere = problem::NO_SUCH_ROUTE.with("no route of this version has this path");
             Err(nowhere.hint("GET /openapi.json lists the routes").into())
         }
+    }
+}
+
+/// The word for a request that came to nothing before anything was asked of the fleet.
+fn rejected(kind: Kind) -> Option<Rejected> {
+    match kind {
+        problem::HOST_NOT_ALLOWED => Some(Rejected::Host),
+        problem::ORIGIN_NOT_ALLOWED => Some(Rejected::Origin),
+        problem::BODY_TOO_LARGE | problem::URL_TOO_LONG => Some(Rejected::TooLarge),
+        problem::BODY_TIMEOUT => Some(Rejected::Timeout),
+        problem::QUEUE_FULL => Some(Rejected::Overload),
+        _ => None,
     }
 }
 
@@ -101,12 +117,13 @@ fn serves(face: Face, endpoint: E) -> bool {
 
 async fn handled(
     state: &AppState,
-    route: &'static Route,
+    config: &Config,
+    endpoint: E,
     parameter: String,
     pulse: &Arc<Pulse>,
     request: Request<Incoming>,
 ) -> Reply {
-    match route.endpoint {
+    match endpoint {
         E::Healthz => Ok(fleet::health::healthz()),
         E::Readyz => Ok(fleet::health::readyz(state)),
         E::Metrics => fleet::metrics::page(state).await,
@@ -114,7 +131,7 @@ async fn handled(
         E::Reload => fleet::topology::reload(state, &request).await,
         E::Page => Ok(page::page()),
         E::OpenApi => Ok(openapi::answer()),
-        E::SubmitTask => tasks::submit(state, request).await,
+        E::SubmitTask => tasks::submit(state, config, request).await,
         E::ListTasks => tasks::list(state, &request).await,
         E::GetTask => tasks::get(state, &parameter).await,
         E::TaskEvents => tasks::events::follow(state, &parameter, pulse, &request).await,
@@ -122,18 +139,16 @@ async fn handled(
         E::CancelTask => tasks::cancel(state, &parameter).await,
         E::RetryTask => tasks::retry(state, &parameter).await,
         E::ListWorkers => Ok(fleet::workers::list(state)),
-        E::AddWorker => fleet::workers::add(state, request).await,
+        E::AddWorker => fleet::workers::add(state, config, request).await,
         E::ConnectWorker => fleet::connect::connect(state, request),
         E::GetWorker => fleet::workers::get(state, &parameter),
         E::RemoveWorker => fleet::workers::remove(state, &parameter).await,
-        E::CordonWorker => fleet::workers::say(state, &parameter, crate::fleet::OperatorWord::Cordon).await,
-        E::UncordonWorker => {
-            fleet::workers::say(state, &parameter, crate::fleet::OperatorWord::Uncordon).await
-        }
-        E::DrainWorker => fleet::workers::say(state, &parameter, crate::fleet::OperatorWord::Drain).await,
-        E::RestartWorker => fleet::workers::say(state, &parameter, crate::fleet::OperatorWord::Restart).await,
+        E::CordonWorker => fleet::workers::say(state, &parameter, OperatorWord::Cordon).await,
+        E::UncordonWorker => fleet::workers::say(state, &parameter, OperatorWord::Uncordon).await,
+        E::DrainWorker => fleet::workers::say(state, &parameter, OperatorWord::Drain).await,
+        E::RestartWorker => fleet::workers::say(state, &parameter, OperatorWord::Restart).await,
         E::ProbeWorker => fleet::workers::probe(state, &parameter).await,
-        E::GetTopology => Ok(fleet::topology::get(state)),
+        E::GetTopology => Ok(fleet::topology::get(state, config)),
         E::PlanTopology => fleet::topology::plan(state, request).await,
         E::FleetEvents => fleet::events::follow(state, pulse, &request),
         E::Status => fleet::status::get(state).await,

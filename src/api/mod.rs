@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::manager::Manager;
 use crate::manager::desired::Desired;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RouteSeries};
 
 mod dispatch;
 mod fleet;
@@ -32,6 +32,8 @@ pub struct AppState(Arc<Shared>);
 struct Shared {
     manager: Manager,
     desired: Desired,
+    /// The series of each route, in the order of the table.
+    routes: Vec<RouteSeries>,
     /// Marks the ids of fleet events, so that those of another process are not taken for ours.
     boot: u32,
     /// Turns at the very end: streams end, connections close.
@@ -44,8 +46,8 @@ struct Shared {
 impl AppState {
     /// The API of this manager, whose fleet is what `desired` says.
     pub fn new(manager: Manager, desired: Desired) -> Self {
-        routes::announce(manager.metrics());
         Self(Arc::new(Shared {
+            routes: routes::announce(manager.metrics()),
             manager,
             desired,
             boot: rand::random(),

@@ -3,7 +3,7 @@
 
 use hyper::Method;
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, RouteSeries};
 
 /// What answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,8 +137,8 @@ pub(super) const ROUTES: &[Route] = &[
 /// Where a request belongs.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
-    /// Here, with the value of the path's parameter (empty where it has none).
-    Route(&'static Route, &'a str),
+    /// Here (by its place in the table), with the value of the path's parameter (empty where it has none).
+    Route(usize, &'a str),
     /// The path has other methods; they are named.
     WrongMethod(&'static str),
     /// There is no such path.
@@ -148,14 +148,14 @@ pub(super) enum Found<'a> {
 /// Finds the route of a request.
 pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     let mut known = None;
-    for route in ROUTES {
+    for (at, route) in ROUTES.iter().enumerate() {
         // A path belongs to the first template that fits it, so `connect` is no worker's name here.
         if known.is_some_and(|known| known != route.path) {
             continue;
         }
         if let Some(parameter) = fit(route.path, path) {
             if route.verb.fits(method) {
-                return Found::Route(route, parameter);
+                return Found::Route(at, parameter);
             }
             known = Some(route.path);
         }
@@ -183,12 +183,13 @@ fn allow(path: &str) -> &'static str {
     }
 }
 
-/// Has each route's series there before the first request.
-pub(super) fn announce(metrics: &Metrics) {
-    for route in ROUTES {
+/// The series of each route, in the order of the table; there before the first request.
+pub(super) fn announce(metrics: &Metrics) -> Vec<RouteSeries> {
+    let series = |route: &Route| {
         let codes: Vec<u16> = route.success.iter().chain(route.failure).copied().collect();
-        metrics.http_route(route.verb.as_str(), route.path, &codes);
-    }
+        metrics.http_route(route.verb.as_str(), route.path, &codes)
+    };
+    ROUTES.iter().map(series).collect()
 }
 
 #[cfg(test)]
@@ -197,7 +198,7 @@ mod tests {
 
     fn found(method: Method, path: &str) -> Option<(Endpoint, &str)> {
         match find(&method, path) {
-            Found::Route(route, parameter) => Some((route.endpoint, parameter)),
+            Found::Route(at, parameter) => Some((ROUTES[at].endpoint, parameter)),
             Found::WrongMethod(_) | Found::Nowhere => None,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Gauge, HistogramVec, IntCounter, IntCounterVec, Registry};
+use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
 
 use super::build::{ByWord, counter, counters, gauge, histograms};
 use super::catalogue as c;
@@ -127,13 +127,18 @@ fn method_word(method: &str) -> &'static str {
 
 impl Metrics {
     /// Announces a route, so that its series are there at 0 before the first request: `route` is
-    /// its template, `codes` are those that it usually answers with.
-    pub fn http_route(&self, method: &str, route: &str, codes: &[u16]) {
+    /// its template, `codes` are those that it usually answers with. What it returns counts those
+    /// without looking anything up; [`Metrics::http_request`] counts all others.
+    pub fn http_route(&self, method: &str, route: &str, codes: &[u16]) -> RouteSeries {
         let method = method_word(method);
         let route = self.http.route(route, &c::HTTP_REQUESTS);
-        self.http.duration.with_label_values(&[method, route]);
-        for code in codes {
-            self.http.requests.with_label_values(&[method, route, code.to_string().as_str()]);
+        let requests = |code: &u16| {
+            let labels = [method, route, &code.to_string()];
+            (*code, self.http.requests.with_label_values(&labels))
+        };
+        RouteSeries {
+            requests: codes.iter().map(requests).collect(),
+            duration: self.http.duration.with_label_values(&[method, route]),
         }
     }
 
@@ -171,6 +176,27 @@ impl Metrics {
     /// The server closed a stream, or did not open it.
     pub fn sse_evicted(&self, reason: Eviction) {
         self.http.evictions.count(reason.as_str());
+    }
+}
+
+/// The series of one route.
+pub struct RouteSeries {
+    requests: Vec<(u16, IntCounter)>,
+    duration: Histogram,
+}
+
+impl RouteSeries {
+    /// A request was answered; as [`Metrics::http_request`]. False, and not counted, for a code that
+    /// the route was not announced with.
+    pub fn request(&self, code: u16, took: Option<Duration>) -> bool {
+        let Some((_, requests)) = self.requests.iter().find(|(known, _)| *known == code) else {
+            return false;
+        };
+        requests.inc();
+        if let Some(took) = took {
+            self.duration.observe(took.as_secs_f64());
+        }
+        true
     }
 }
 

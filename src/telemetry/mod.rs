@@ -19,7 +19,7 @@ mod render;
 mod tests;
 mod traffic;
 
-pub use http::{Eviction, InFlight, Rejected, SseStream};
+pub use http::{Eviction, InFlight, Rejected, RouteSeries, SseStream};
 pub use metrics::{Loop, Metrics};
 pub use panics::count_panics;
 pub use probe::run as probe_runtime;

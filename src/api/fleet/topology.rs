@@ -9,7 +9,7 @@ use crate::api::AppState;
 use crate::api::http::body::{self, Answer, Reply, json_of};
 use crate::api::http::problem::{self, Refused};
 use crate::api::http::query::Query;
-use crate::config::{Trigger, listed, spelled};
+use crate::config::{Config, Trigger, listed, spelled};
 use crate::fleet::{InterfaceKind, Refusal, Settings, WorkerSpec};
 use crate::manager::desired::{ReloadRejected, Reloaded};
 
@@ -58,9 +58,8 @@ pub(crate) async fn plan(state: &AppState, request: Request<Incoming>) -> Reply 
 }
 
 /// `GET /v1/topology`
-pub(crate) fn get(state: &AppState) -> Answer {
+pub(crate) fn get(state: &AppState, config: &Config) -> Answer {
     let topology = state.manager().topology();
-    let config = state.config();
     let workers: Vec<Value> =
         topology.workers.values().map(|spec| worker(spec, config.lines.get(&spec.name).copied())).collect();
     let body = json!({

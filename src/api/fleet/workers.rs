@@ -13,6 +13,7 @@ use crate::api::http::body::{self, Answer, Reply, json, json_of};
 use crate::api::http::json::{Object, write_list};
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::tasks::{checked_text, not_json};
+use crate::config::Config;
 use crate::fleet::{OperatorWord, Refusal, WorkerName, WorkerView};
 use crate::manager::desired::{AddRefused, RemoveRefused};
 use crate::supervise::ProcessStatus;
@@ -65,9 +66,8 @@ pub(crate) async fn probe(state: &AppState, name: &str) -> Reply {
 }
 
 /// `POST /v1/workers`
-pub(crate) async fn add(state: &AppState, request: Request<Incoming>) -> Reply {
-    let limit = state.config().server.max_body;
-    let body = body::read(request.into_body(), limit).await?;
+pub(crate) async fn add(state: &AppState, config: &Config, request: Request<Incoming>) -> Reply {
+    let body = body::read(request.into_body(), config.server.max_body).await?;
     let entry = serde_json::from_str(checked_text(&body)?).map_err(|error| not_json(&error, WORKER))?;
     let spec = state.desired().worker_from_json(&entry).map_err(|problems| {
         let wrong = problem::INVALID_FIELD.with(crate::config::listed(&problems));

@@ -124,12 +124,28 @@ pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// RFC 3339, UTC, with milliseconds.
+/// RFC 3339, UTC, with milliseconds. Digit by digit: a task has seven times, and the library's own
+/// way of writing them took 3 us of the 35 that a whole task may cost.
 pub(crate) fn write_time(out: &mut Vec<u8>, at: Wall) {
-    use std::io::Write;
     let time = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();
-    // Writing to a vector cannot fail.
-    drop(write!(out, "{time:.3}"));
+    let time = jiff::tz::Offset::UTC.to_datetime(time);
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut put = |from: usize, end: usize, number: i16| {
+        let mut number = number.unsigned_abs();
+        for place in text[from..end].iter_mut().rev() {
+            *place = b'0' + (number % 10).to_le_bytes()[0];
+            number /= 10;
+        }
+    };
+    // No task was submitted before the year 0, so years need no sign.
+    put(0, 4, time.year());
+    put(5, 7, time.month().into());
+    put(8, 10, time.day().into());
+    put(11, 13, time.hour().into());
+    put(14, 16, time.minute().into());
+    put(17, 19, time.second().into());
+    put(20, 23, time.millisecond());
+    out.extend_from_slice(&text);
 }
 
 /// The same as a text.
@@ -195,6 +211,10 @@ mod tests {
     #[test]
     fn times_always_have_milliseconds() {
         assert_eq!(time_text(Wall(0)), "1970-01-01T00:00:00.000Z");
+        for millis in [1_i64, 951_782_399_999, 951_868_799_001, 1_709_164_800_000, 253_402_207_199_999] {
+            let library = jiff::Timestamp::from_millisecond(millis).expect("a time");
+            assert_eq!(time_text(Wall(millis)), format!("{library:.3}"));
+        }
         assert_eq!(time_text(Wall(i64::MAX)), "1970-01-01T00:00:00.000Z", "beyond all calendars");
     }
 

@@ -14,6 +14,7 @@ use super::http::json::{Object, write_list};
 use super::http::problem::{self, Refused};
 use super::http::query::{Query, invalid};
 use super::routes::LIST_QUERY;
+use crate::config::Config;
 use crate::fleet::{
     Capability, Deadline, KeyHash, Refusal, Source, TaskId, TaskRecord, TaskSpec, TaskState, Tenant,
     WorkerName,
@@ -32,6 +33,8 @@ pub(super) use ask::{checked_text, not_json};
 const PAGE: usize = 50;
 /// Tasks on a page at most.
 const MAX_PAGE: usize = 500;
+/// The longest that a caller may wait.
+const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Bytes of an `Idempotency-Key` at most.
 const MAX_KEY: usize = 128;
 
@@ -40,14 +43,11 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// `POST /v1/tasks`
-pub(super) async fn submit(state: &AppState, request: Request<Incoming>) -> Reply {
-    let config = state.config();
+pub(super) async fn submit(state: &AppState, config: &Config, request: Request<Incoming>) -> Reply {
     let patience = wait::patience(request.uri().query(), request.headers())?;
     let key = idempotency_key(request.headers())?;
     let traceparent = traceparent(request.headers());
-    let body = body::read(request.into_body(), config.server.max_body).await.inspect_err(|refused| {
-        count(state, refused);
-    })?;
+    let body = body::read(request.into_body(), config.server.max_body).await?;
     let mut spec = ask::read(&body)?;
     spec.traceparent = traceparent;
     if patience.is_some() && spec.queue_timeout.is_none() {
@@ -250,15 +250,3 @@ fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     (lengths == [2, 32, 16, 2] && parts[0] == "00" && parts.iter().all(|part| lower_hex(part)))
         .then(|| text.into())
 }
-
-fn count(state: &AppState, refused: &Refused) {
-    use crate::telemetry::Rejected;
-    if refused.kind == problem::BODY_TOO_LARGE {
-        state.metrics().http_rejected(Rejected::TooLarge);
-    } else if refused.kind == problem::BODY_TIMEOUT {
-        state.metrics().http_rejected(Rejected::Timeout);
-    }
-}
-
-/// The longest that a caller may wait.
-const MAX_WAIT: Duration = Duration::from_secs(300);
