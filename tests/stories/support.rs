@@ -29,6 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     address: SocketAddr,
     client: Client,
+    metrics: Option<Client>,
     manager: Manager,
     folder: TempDir,
     stop: watch::Sender<bool>,
@@ -38,6 +39,7 @@ pub(crate) struct Server {
 /// What the server's thread tells once it serves.
 struct Started {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     manager: Manager,
 }
 
@@ -61,9 +63,10 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be had").block_on(serve(source, stopped, tell));
         });
-        let Started { address, manager } = told.recv().expect("the server starts");
-        let client = Client::new(&format!("http://{address}")).expect("the address is one");
-        Self { address, client, manager, folder, stop, thread: Some(thread) }
+        let Started { address, metrics, manager } = told.recv().expect("the server starts");
+        let client = |address| Client::new(&format!("http://{address}")).expect("the address is one");
+        let (client, metrics) = (client(address), metrics.map(client));
+        Self { address, client, metrics, manager, folder, stop, thread: Some(thread) }
     }
 
     /// `http://127.0.0.1:…`
@@ -74,6 +77,11 @@ impl Server {
     /// A client of it.
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// A client of the listener that `metrics_listen` asks for.
+    pub(crate) fn metrics_client(&self) -> Option<&Client> {
+        self.metrics.as_ref()
     }
 
     /// The handle to its fleet.
@@ -149,6 +157,7 @@ impl Drop for Server {
 
 async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::Sender<Started>) {
     let loaded = source.load().unwrap_or_else(|error| panic!("config.yaml: {error}"));
+    let moved = loaded.config.server.metrics_listen.is_some();
     let parts = Parts {
         opened: MemoryStore::default().open(),
         metrics: Arc::new(Metrics::default()),
@@ -163,12 +172,15 @@ async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::S
     let watcher = Watcher::new(source.path());
     let (desired, keeper) = Desired::start(manager.clone(), source, loaded).await.expect("the loop runs");
     let keeper = tokio::spawn(keeper.run(watcher, manager.stopping(), Arc::clone(manager.metrics())));
-    let api = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-    let address = api.local_addr().expect("it is bound");
+    let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let bound = |listener: &TcpListener| listener.local_addr().expect("it is bound");
+    let listeners = Listeners { api: bind().await, metrics: if moved { Some(bind().await) } else { None } };
+    let address = bound(&listeners.api);
+    let metrics = listeners.metrics.as_ref().map(bound);
     let (close, closed) = watch::channel(false);
     let state = AppState::new(manager.clone(), desired);
-    let api = tokio::spawn(api::serve(Listeners { api, metrics: None }, state, closed));
-    drop(tell.send(Started { address, manager: manager.clone() }));
+    let api = tokio::spawn(api::serve(listeners, state, closed));
+    drop(tell.send(Started { address, metrics, manager: manager.clone() }));
     drop(stopped.wait_for(|stop| *stop).await);
     manager.shutdown(Duration::from_secs(5)).await;
     close.send_replace(true);
