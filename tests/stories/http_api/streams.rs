@@ -2,7 +2,9 @@
 
 use hyper::Method;
 use rollcall::client::{Events, Request, ServerEvent};
+use rollcall_worker_sdk::{Capability, ConnectOptions, Stream, Task, TaskContext, TaskEnd, Worker};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::{header, read};
 use crate::support::{MOCKS, PATIENCE, Server, eventually};
@@ -114,4 +116,58 @@ async fn a_server_that_stops_ends_its_streams() {
     tokio::task::spawn_blocking(move || drop(server)).await.expect("it stops in peace");
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
     rest(&mut events).await;
+}
+
+/// A worker that dials in as `name` and offers `count`: it writes the numbers up to its input, one
+/// a line, and returns the last.
+fn dialled_in(server: &Server, name: &str) -> (tokio::task::JoinHandle<()>, CancellationToken) {
+    let worker = Worker::builder("counter")
+        .name(name)
+        .slots(1)
+        .capability(Capability::new("count").idempotent(true), async |task: Task, context: TaskContext| {
+            let last: u32 = serde_json::from_str(task.input.get()).unwrap_or(0);
+            for number in 1..=last {
+                context.output(Stream::Stdout, format!("{number}\n"));
+                context.progress(Some(f64::from(number) / f64::from(last)), None);
+            }
+            TaskEnd::succeeded(&last)
+        })
+        .build();
+    let url = server.base_url().replace("http://", "ws://");
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let run = async move {
+        worker.connect(&url, ConnectOptions::default(), stopped).await.expect("the URL can be dialled");
+    };
+    (tokio::spawn(run), stop)
+}
+
+#[tokio::test]
+async fn output_of_a_worker_that_dialled_in_is_seen_live_and_the_end_comes_last() {
+    let server = Server::start("workers: [{ name: counter, interface: websocket, capabilities: [count] }]");
+    let (stranger, stop_stranger) = dialled_in(&server, "stranger");
+    let (worker, stop) = dialled_in(&server, "counter");
+    server.worker_is("counter", "ready").await;
+    let (_, task) = server.post("/v1/tasks", r#"{"capability":"count","input":100}"#).await;
+    let path = format!("/v1/tasks/{}", task["id"].as_str().expect("an id"));
+    let mut events = server.client().events(&format!("{path}/events"), None).await.expect("a stream");
+    let seen = rest(&mut events).await;
+    let said: String = seen
+        .iter()
+        .filter(|event| event.event == "output")
+        .map(|event| read(event.data.as_bytes())["data"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let all: String = (1..=100).map(|number| format!("{number}\n")).collect();
+    // Who comes after the task began sees what is kept, which is all of so little.
+    assert_eq!(said, all);
+    assert!(seen.iter().any(|event| event.event == "progress"), "{seen:?}");
+    assert_eq!(states(&seen).last().map(String::as_str), Some("succeeded"));
+    assert_eq!(seen.last().map(|event| event.event.as_str()), Some("state"), "the end comes last");
+    assert_eq!(server.get(&path).await["output"], 100);
+    assert_eq!(server.get("/v1/workers").await["items"].as_array().map(Vec::len), Some(1), "no stranger");
+    for (stop, task) in [(stop_stranger, stranger), (stop, worker)] {
+        stop.cancel();
+        task.await.expect("it ends in peace");
+    }
+    server.worker_is("counter", "disconnected").await;
 }
