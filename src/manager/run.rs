@@ -77,6 +77,8 @@ pub struct FleetLoop {
     publish_at: Option<Instant>,
     stopping: Option<Stopping>,
     store_failed: bool,
+    /// When this pass began, by both kinds of clock: what arrived together happened together.
+    pass: (Instant, Now),
 }
 
 /// A stop that has been asked for.
@@ -147,6 +149,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         publish_at: None,
         stopping: None,
         store_failed: false,
+        pass: (Instant::now(), Now::default()),
     };
     Ok((manager, run))
 }
@@ -180,6 +183,7 @@ impl FleetLoop {
                 committed = self.writer.committed() => Woken::Committed(committed),
                 () = timer.as_mut() => Woken::Timer,
             };
+            self.begin_pass();
             match woken {
                 Woken::Events => self.take_events(&mut event_batch),
                 Woken::Calls => {
@@ -196,10 +200,11 @@ impl FleetLoop {
                 Woken::Timer => {
                     // What has arrived meanwhile is read before anybody is judged silent.
                     tokio::task::yield_now().await;
+                    self.begin_pass();
                     while let Ok(event) = self.events.try_recv() {
                         self.take_event(event);
                     }
-                    let now = Instant::now();
+                    let now = self.pass.0;
                     self.shared.metrics.loop_tick(Loop::Dispatch, now.saturating_duration_since(wake));
                     if tick_at <= now {
                         tick_at = now + TICK;
@@ -214,6 +219,11 @@ impl FleetLoop {
             }
         }
         self.stop().await;
+    }
+
+    fn begin_pass(&mut self) {
+        let moment = Instant::now();
+        self.pass = (moment, self.shared.clock.at(moment));
     }
 
     fn next_wake(&self, tick_at: Instant) -> Instant {
@@ -237,16 +247,15 @@ impl FleetLoop {
 
     /// Tells the core something and carries out what it says.
     fn tell(&mut self, event: Event) {
-        let now = self.shared.clock.now();
+        let (decided, now) = self.pass;
         self.recorder.input(now, &event);
         let mut effects = std::mem::take(&mut self.effects);
         self.fleet.handle(now, event, &mut effects);
-        self.carry_out(now, &mut effects);
+        self.carry_out(decided, now, &mut effects);
         self.effects = effects;
     }
 
-    fn carry_out(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        let decided = Instant::now();
+    fn carry_out(&mut self, decided: Instant, now: Now, effects: &mut Vec<Effect>) {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Order(conn, order) => {
@@ -264,7 +273,7 @@ impl FleetLoop {
                 Effect::Launch(worker) => self.launch(&worker),
                 Effect::Halt(worker) => self.supervisor.halt(worker),
                 Effect::Record(seq, record) => self.writer.push(seq, record),
-                Effect::Answer(request, answer) => self.answer(now, request, answer),
+                Effect::Answer(request, answer) => self.answer(request, answer),
                 Effect::Finish(task, record) => {
                     self.shared.admission.leave(record.spec.input.as_str().len() as u64);
                     self.shared.logs.finish(task, &record);
@@ -305,7 +314,7 @@ impl FleetLoop {
         }
     }
 
-    fn answer(&mut self, now: Now, request: RequestId, answer: Answer) {
+    fn answer(&mut self, request: RequestId, answer: Answer) {
         let entered = self.entering.remove(&request);
         match (&answer, entered) {
             // These made no task: what was let in for them leaves again.
@@ -313,7 +322,7 @@ impl FleetLoop {
                 self.shared.admission.leave(bytes);
             }
             // A person's word: whoever asked must see its effect in the next picture.
-            (Answer::Done, _) => self.views.publish(&mut self.fleet, now, &self.shared),
+            (Answer::Done, _) => self.views.publish(&mut self.fleet, self.pass, &self.shared),
             (
                 Answer::Accepted(_)
                 | Answer::Cancel(_)
@@ -404,8 +413,7 @@ impl FleetLoop {
         if first {
             self.lifecycle(if self.fleet.is_recovering() { Lifecycle::Recovering } else { Lifecycle::Ready });
         }
-        let now = self.shared.clock.now();
-        self.views.publish(&mut self.fleet, now, &self.shared);
+        self.views.publish(&mut self.fleet, self.pass, &self.shared);
         Applied { generation, diff }
     }
 
@@ -452,7 +460,7 @@ impl FleetLoop {
     /// After each batch: the journal and the picture are brought up to date, now or soon.
     fn settle(&mut self) {
         self.writer.settle(self.fleet.awaited());
-        let now = Instant::now();
+        let (now, _) = self.pass;
         self.linger_until = match self.linger_until {
             _ if !self.writer.lingers() => None,
             Some(until) if until <= now => {
@@ -462,7 +470,7 @@ impl FleetLoop {
             Some(until) => Some(until),
             None => Some(now + LINGER),
         };
-        self.publish_at = self.views.settle(&mut self.fleet, self.shared.clock.now(), &self.shared);
+        self.publish_at = self.views.settle(&mut self.fleet, self.pass, &self.shared);
     }
 
     fn housekeeping(&mut self) {
@@ -495,6 +503,7 @@ impl FleetLoop {
     }
 
     async fn stop(mut self) {
+        self.begin_pass();
         self.tell(Event::Farewell);
         self.links.shutdown().await;
         self.supervisor.shutdown(Duration::from_secs(10)).await;

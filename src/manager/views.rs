@@ -21,19 +21,24 @@ impl Views {
     }
 
     /// Publishes what has changed, unless that was done a moment ago; then says when it is due.
-    pub(super) fn settle(&mut self, fleet: &mut Fleet, now: Now, shared: &Shared) -> Option<Instant> {
+    pub(super) fn settle(
+        &mut self,
+        fleet: &mut Fleet,
+        pass: (Instant, Now),
+        shared: &Shared,
+    ) -> Option<Instant> {
         if !fleet.has_changes() {
             return None;
         }
-        let due = self.published.map(|at| at + PUBLISH_EVERY).filter(|due| *due > Instant::now());
+        let due = self.published.map(|at| at + PUBLISH_EVERY).filter(|due| *due > pass.0);
         if due.is_none() {
-            self.publish(fleet, now, shared);
+            self.publish(fleet, pass, shared);
         }
         due
     }
 
     /// Publishes what has changed, now.
-    pub(super) fn publish(&mut self, fleet: &mut Fleet, now: Now, shared: &Shared) {
+    pub(super) fn publish(&mut self, fleet: &mut Fleet, (moment, now): (Instant, Now), shared: &Shared) {
         for (name, view) in fleet.take_changes() {
             let at = self.workers.binary_search_by(|known| known.name.cmp(&name));
             match (at, view) {
@@ -45,7 +50,7 @@ impl Views {
                 (Err(_), None) => {}
             }
         }
-        self.published = Some(Instant::now());
+        self.published = Some(moment);
         shared.snapshot.store(Arc::new(Snapshot { workers: self.workers.clone(), at: now }));
         shared.snapshot_changed.notify_waiters();
     }

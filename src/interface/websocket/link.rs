@@ -39,6 +39,9 @@ const PINGS: usize = 16;
 /// Commands taken before the other direction has its turn.
 const BATCH: u32 = 32;
 
+/// How long an acknowledgement may wait for a frame to leave with.
+const ACKS_LINGER: Duration = Duration::from_millis(5);
+
 /// Until `registered` names the interval: its default.
 const INTERVAL: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,8 @@ struct Link<S> {
     /// When the decisions were made whose frames are not flushed yet.
     decided: Vec<std::time::Instant>,
     unflushed: bool,
+    /// When acknowledgements that are written but not flushed must leave at the latest.
+    acks_due: Option<Instant>,
     commands_taken: u32,
     write_stall: Stall,
     read_stall: Stall,
@@ -128,6 +133,7 @@ where
             nuisances: (now, 0),
             decided: Vec::new(),
             unflushed: false,
+            acks_due: None,
             commands_taken: 0,
             write_stall: None,
             read_stall: None,
@@ -200,6 +206,7 @@ where
 
     fn flushed(&mut self) {
         self.unflushed = false;
+        self.acks_due = None;
         self.write_stall = None;
         for decided in self.decided.drain(..) {
             self.io.meter.dispatched(decided.elapsed());
@@ -268,7 +275,7 @@ where
                 if attempt.is_some() {
                     self.decided.push(decided);
                 }
-                self.send_text(kind, text)
+                if kind == "result_ack" { self.send_ack(text) } else { self.send_text(kind, text) }
             }
             Err(problem) => {
                 warn!(worker = %self.worker, ?attempt, %problem, "cannot write an order as a frame");
@@ -295,6 +302,9 @@ where
             self.io.meter.protocol_error("unexpected");
             return Err(End::deaf(Why::Protocol, CloseCode::Policy));
         }
+        if self.acks_due.is_some_and(|due| now >= due) {
+            self.unflushed = true;
+        }
         if self.heartbeat_due.is_some_and(|due| now >= due) {
             self.heartbeat_due = Some(now + self.interval);
             let frame = FromServer::from(ServerHeartbeat {});
@@ -313,7 +323,7 @@ where
     /// Sets the timer to the earliest time that matters.
     fn arm(&mut self) {
         let stalls = [self.write_stall, self.read_stall].into_iter().flatten().map(|(_, until)| until);
-        let Some(due) = stalls.chain(self.heartbeat_due).min() else { return };
+        let Some(due) = stalls.chain(self.heartbeat_due).chain(self.acks_due).min() else { return };
         if due < self.timer_at {
             self.timer_at = due;
             self.timer.as_mut().reset(due);
@@ -333,6 +343,17 @@ where
     fn send_text(&mut self, kind: &'static str, text: String) -> Result<(), End> {
         self.io.meter.message("out", kind, text.len());
         self.send(Message::Text(text.into()))
+    }
+
+    /// Nobody waits for an acknowledgement: it leaves with the next frame, or soon. By itself it
+    /// would cost a system call here and wake the worker for nothing.
+    fn send_ack(&mut self, text: String) -> Result<(), End> {
+        self.io.meter.message("out", "result_ack", text.len());
+        if self.acks_due.is_none() {
+            self.acks_due = Some(Instant::now() + ACKS_LINGER);
+            self.arm();
+        }
+        Pin::new(&mut self.ws).start_send(Message::Text(text.into())).map_err(|error| self.ended(&error))
     }
 
     fn send(&mut self, message: Message) -> Result<(), End> {
