@@ -144,7 +144,7 @@ impl Fleet {
                 });
                 self.finish(ix, TaskState::Failed, Fault::Caller, false, Some(epoch));
             }
-            self.refresh(worker);
+            self.steer(worker);
         } else if freed {
             self.refresh(worker);
         }
@@ -159,7 +159,8 @@ impl Fleet {
                 let keep = self.tasks[ix].keep;
                 let seq = self.conclude(ix, worker, report);
                 self.show(keep, seq, Effect::Order(conn, Order::Ack { task: id, epoch, discarded: None }));
-                self.refresh(worker);
+                // It may have been the last one that a leaving worker had to finish.
+                self.steer(worker);
             }
             Err(reason) => {
                 let name = self.registry.workers[worker].name.clone();

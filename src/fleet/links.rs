@@ -448,7 +448,7 @@ impl Fleet {
         for ix in missing {
             self.lost(ix, false, "the worker no longer has it");
         }
-        self.refresh(worker);
+        self.steer(worker);
     }
 
     /// A dial ended without a registration.

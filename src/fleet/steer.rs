@@ -290,6 +290,10 @@ impl Fleet {
             self.timers.clear(timer);
         }
         self.registry.changed.remove(&worker);
+        // What was shown of it while it wound down goes, too; unless its name has a new holder.
+        if !self.registry.by_name.contains_key(&gone.name) {
+            self.registry.gone.insert(gone.name);
+        }
     }
 
     /// A person's word about a worker: durable, and kept over reconnects and restarts.

@@ -306,6 +306,58 @@ fn a_removed_worker_finishes_what_it_runs_and_one_taken_back_keeps_its_connectio
 }
 
 #[test]
+fn a_removed_worker_is_sent_away_when_its_last_task_has_ended() {
+    let ends: [fn(&mut Stage, TaskId, ConnId, Epoch); 3] = [
+        |stage, task, conn, epoch| stage.succeed(task, conn, epoch),
+        |stage, task, conn, epoch| {
+            let reason = "no".into();
+            stage.tell(Event::Report(conn, Report::Rejected { task, epoch, reason, retryable: true }));
+        },
+        |stage, _, conn, _| {
+            for _ in 0..3 {
+                stage.advance(Duration::from_secs(20));
+                stage.tell(Event::Report(conn, Report::Heartbeat { running: Vec::new() }));
+            }
+        },
+    ];
+    for end in ends {
+        let mut stage = Stage::with(&[spec("ann", 2)]);
+        let (first, last) = (stage.submit(Keep::Passing), stage.submit(Keep::Passing));
+        let (conn, epoch) = stage.accept(first);
+        let (_, last_epoch) = stage.handed(last).expect("it was handed over");
+        stage.tell(Event::Desired(Arc::new(Topology { generation: Generation(2), ..Topology::default() })));
+        let gone = Effect::Close(conn, Why::RemovedFromConfig);
+        stage.succeed(first, conn, epoch);
+        assert!(!stage.seen.contains(&gone), "it has one more to finish");
+        let shown = stage.fleet.take_changes();
+        assert!(matches!(&shown[..], [(_, Some(ann))] if ann.state == WorkerState::Draining), "{shown:?}");
+        end(&mut stage, last, conn, last_epoch);
+        assert_eq!(stage.seen.iter().filter(|effect| **effect == gone).count(), 1);
+        assert_eq!(stage.fleet.take_changes(), [("ann".into(), None)]);
+    }
+}
+
+#[test]
+fn a_busy_program_is_made_anew_when_its_last_task_has_ended() {
+    let launch = |word: &str| Some(LaunchSpec { command: vec![word.to_owned()], env: Default::default() });
+    let old = WorkerSpec { launch: launch("old"), ..spec("ann", 1) };
+    let new = WorkerSpec { launch: launch("new"), ..spec("ann", 1) };
+    let mut stage = Stage::with(&[old]);
+    let task = stage.submit(Keep::Passing);
+    let (conn, epoch) = stage.accept(task);
+    let (halt, launched) = (Effect::Halt("ann".into()), Effect::Launch("ann".into()));
+    let workers = [(new.name.clone(), Arc::new(new))].into();
+    let topology = Topology { generation: Generation(2), workers, ..Topology::default() };
+    stage.tell(Event::Desired(Arc::new(topology)));
+    assert!(!stage.seen.contains(&halt), "it has a task to finish");
+    stage.succeed(task, conn, epoch);
+    assert!(stage.seen.contains(&halt));
+    stage.tell(Event::ProcessGone("ann".into()));
+    assert_eq!(stage.seen.iter().filter(|effect| **effect == launched).count(), 2);
+    assert_eq!(stage.finals(task), [TaskState::Succeeded]);
+}
+
+#[test]
 fn nothing_that_shows_a_durable_fact_leaves_before_the_journal_has_it() {
     let mut stage = Stage::with(&[spec("ann", 1)]);
     let (now, mut out) = (stage.now, Vec::new());
