@@ -22,6 +22,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+pub(crate) mod asking;
+pub(crate) mod counting;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod scripted;
+
 /// How long a story waits for something before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
