@@ -154,7 +154,7 @@ impl Fleet {
     pub(super) fn result(&mut self, worker: WorkerIx, conn: ConnId, report: ResultReport) {
         let (id, epoch) = (report.task, report.epoch);
         let freed = self.registry.workers[worker].stuck.remove(&(id, epoch));
-        match self.judge(worker, id, epoch) {
+        match self.judge(worker, id, epoch, report.status) {
             Ok(ix) => {
                 let keep = self.tasks[ix].keep;
                 let seq = self.conclude(ix, worker, report);
@@ -181,7 +181,13 @@ impl Fleet {
     }
 
     /// Whether a result of this attempt may be recorded, and for which task.
-    fn judge(&self, worker: WorkerIx, id: TaskId, epoch: Epoch) -> Result<TaskIx, Discard> {
+    fn judge(
+        &self,
+        worker: WorkerIx,
+        id: TaskId,
+        epoch: Epoch,
+        status: AttemptOutcome,
+    ) -> Result<TaskIx, Discard> {
         let Some(ix) = self.by_id.get(&id).copied() else {
             return Err(match self.finished.tasks.get(&id) {
                 None => Discard::UnknownTask,
@@ -210,6 +216,9 @@ impl Fleet {
                 match task.attempts.last().filter(its) {
                     // Sent twice: the first has put the task back already.
                     Some(attempt) if attempt.has_reported() => Err(Discard::Duplicate),
+                    // It stopped what had been taken from it, as it was told: nothing to record, least
+                    // of all against the task, which waits for its next attempt.
+                    Some(_) if status == AttemptOutcome::Cancelled => Err(Discard::StaleEpoch),
                     Some(_) => Ok(ix),
                     None => Err(Discard::UnknownTask),
                 }

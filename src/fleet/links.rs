@@ -446,6 +446,11 @@ impl Fleet {
         }
         self.registry.workers[worker].stuck.retain(|attempt| listed.contains(attempt));
         for ix in missing {
+            // An order that is still under way arrives before this one and is stopped by it.
+            if let Some(epoch) = self.tasks[ix].phase.live().map(|live| live.epoch) {
+                let task = self.tasks[ix].id;
+                self.effect(Effect::Order(conn, Order::Cancel { task, epoch, reason: "superseded" }));
+            }
             self.lost(ix, false, "the worker no longer has it");
         }
         self.steer(worker);

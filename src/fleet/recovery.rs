@@ -112,6 +112,21 @@ impl Fleet {
         self.set_phase(ix, Phase::Recovering(Recovering { hint, timer }));
     }
 
+    /// The topology is known, and with it the lease: hinted tasks wait for that long, not for what
+    /// the default was. A longer lease must not be cut short, or a task runs twice.
+    pub(super) fn recovery_takes(&mut self, lease: Duration) {
+        let until = self.now.mono + lease;
+        let hinted = |task: &Task| matches!(&task.phase, Phase::Recovering(found) if found.hint.is_some());
+        let waiting: Vec<TaskIx> =
+            self.tasks.iter().filter(|(_, task)| hinted(task)).map(|(ix, _)| ix).collect();
+        for ix in waiting {
+            if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {
+                self.timers.clear(&mut recovering.timer);
+                recovering.timer = Some(self.timers.set(until, Timer::Recovery(ix)));
+            }
+        }
+    }
+
     /// Its worker has not come back in time: what it had is lost.
     pub(super) fn recovery_over(&mut self, ix: TaskIx) {
         let Phase::Recovering(recovering) = &mut self.tasks[ix].phase else { return };

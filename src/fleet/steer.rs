@@ -18,6 +18,9 @@ impl Fleet {
     /// A new generation: applying it cannot fail.
     pub(super) fn desired(&mut self, topology: Arc<Topology>) {
         let diff = Diff::between(&self.topology, &topology);
+        if self.settings.lease != topology.settings.lease {
+            self.recovery_takes(topology.settings.lease);
+        }
         self.settings = Arc::new(topology.settings.clone());
         let before = std::mem::replace(&mut self.topology, Arc::clone(&topology));
         for (name, change) in &diff.workers {
