@@ -108,8 +108,9 @@ impl World {
             return;
         }
         if let Some(old) = self.sites[site].link {
+            let busy = self.sites[site].impostor || self.dice.chance(500);
             // A worker has one controller at a time; the same one may come anew.
-            if self.dice.chance(500) {
+            if busy {
                 self.dial_fails(worker, ConnectOutcome::Handshake, Duration::from_micros(200));
                 return;
             }

@@ -14,6 +14,7 @@ mod histories;
 mod links;
 mod observer;
 mod plan;
+mod processes;
 mod promises;
 mod recorder;
 mod reloads;

@@ -196,7 +196,7 @@ fn draw_faults(dice: &mut Dice) -> Vec<Fault> {
 }
 
 fn settings(dice: &mut Dice) -> Settings {
-    let interval = *dice.pick(&[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)]);
+    let interval = *dice.pick(&[1, 5, 30, 60].map(Duration::from_secs));
     Settings {
         heartbeat_interval: interval,
         suspect_after: interval * 3 / 2,

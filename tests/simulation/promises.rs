@@ -32,6 +32,8 @@ pub(crate) struct Promises {
     /// What each process has been given and has not let go of.
     hands: BTreeMap<Instance, BTreeMap<(TaskId, Epoch), u8>>,
     topology: Arc<Topology>,
+    /// Names that a worker had before another.
+    renamed: BTreeSet<WorkerName>,
 }
 
 impl Promises {
@@ -74,7 +76,10 @@ impl Promises {
             Event::Promote(task, _) if !self.ended.contains_key(task) => {
                 self.kept.insert(*task);
             }
-            Event::Desired(topology) => self.topology = Arc::clone(topology),
+            Event::Desired(topology) => {
+                self.renamed.extend(topology.workers.values().filter_map(|entry| entry.formerly.clone()));
+                self.topology = Arc::clone(topology);
+            }
             Event::LinkUp(conn, registration) => {
                 let listed = registration.attempts.iter().filter(|held| !held.done);
                 let listed: BTreeSet<_> = listed.map(|held| (held.task, held.epoch)).collect();
@@ -191,10 +196,11 @@ impl Promises {
         }
         let hands = self.hands.entry(worker.instance.clone()).or_default();
         hands.insert((task, assignment.epoch), 0);
-        // What the topology says may have changed its name; the worker's own bound always holds.
-        let said = self.topology.workers.get(&worker.worker).and_then(|spec| spec.slots);
-        let bound = said.into_iter().chain(worker.slots).min();
-        let bound = bound.unwrap_or(if said.is_none() { u32::MAX } else { WorkerSpec::DEFAULT_SLOTS });
+        // The worker's own bound always holds; the topology's may stand under another name by now.
+        let entry =
+            self.topology.workers.get(&worker.worker).filter(|entry| !self.renamed.contains(&entry.name));
+        let said = entry.and_then(|entry| entry.slots);
+        let bound = said.into_iter().chain(worker.slots).min().unwrap_or(u32::MAX);
         if hands.len() > bound as usize {
             return Err(format!(
                 "promise 3: {} has {bound} slots and the tasks {:?}",

@@ -88,6 +88,13 @@ impl World {
             .sites
             .iter()
             .filter(|site| !site.plan.launched)
+            // Two names for one process are nothing that a configuration could be checked for.
+            .filter(|site| {
+                next.workers.values().all(|other| {
+                    let there = |address: &Arc<str>| site.plan.addresses.contains(address);
+                    other.name == spec.name || !other.endpoint.as_ref().is_some_and(there)
+                })
+            })
             .flat_map(|site| site.plan.addresses.iter().cloned())
             .filter(|address| next.workers.values().all(|other| other.endpoint.as_ref() != Some(address)))
             .collect();

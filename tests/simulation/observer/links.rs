@@ -10,13 +10,18 @@ use rollcall::fleet::*;
 use super::super::world::Key;
 use super::{Moment, Verdict};
 
+/// Why heartbeats take an attempt away.
+const LACKED: &str = "heartbeats lacked it";
+
 /// What is known of connections and processes.
 #[derive(Default)]
 pub(super) struct Links {
     links: BTreeMap<ConnId, Seen>,
     holds: BTreeMap<Instance, Holder>,
-    /// Workers whose launched process is gone.
-    gone: BTreeSet<WorkerName>,
+    /// The process that registered last.
+    coming: Option<Instance>,
+    /// Names under which a process has come or gone since the core began.
+    heard_of: BTreeSet<WorkerName>,
     /// The most slots that any worker ever had.
     pub(super) most_slots: u32,
 }
@@ -42,8 +47,8 @@ struct Holder {
     /// Attempts that it is known to have let go of.
     freed: BTreeMap<Key, &'static str>,
     heard: Moment,
-    /// Since when its entry is gone or speaks of another place.
-    retired: Option<Mono>,
+    /// Since when its entry is gone or speaks of another place, and the grace of that moment.
+    retired: Option<(Mono, Option<Duration>)>,
     launched: bool,
 }
 
@@ -75,6 +80,8 @@ impl Links {
         let holder = self.holds.entry(registration.instance.clone()).or_default();
         holder.worker = Some(name.clone());
         holder.heard = moment;
+        self.heard_of.insert(name.clone());
+        self.coming = Some(registration.instance.clone());
         for attempt in &registration.attempts {
             if !attempt.done {
                 holder.held.entry((attempt.task, attempt.epoch)).or_default();
@@ -102,10 +109,15 @@ impl Links {
         }
     }
 
-    pub(super) fn closing(&mut self, conn: ConnId) -> Verdict {
+    pub(super) fn closing(&mut self, moment: Moment, conn: ConnId, why: Why, settings: &Settings) -> Verdict {
         match self.links.get_mut(&conn) {
             Some(link) if !link.down && !link.closing => {
                 link.closing = true;
+                if why == Why::Superseded && link.welcomed {
+                    let silent = since(moment, link.heard);
+                    let (name, instance) = (link.worker.clone(), link.registration.instance.clone());
+                    return self.superseded(&name, &instance, silent, settings);
+                }
                 Ok(())
             }
             Some(link) if link.down => Err(format!("connection {conn} is closed although it is down")),
@@ -114,8 +126,28 @@ impl Links {
         }
     }
 
+    /// Another process takes a worker's place only once the one before is suspect; it is dead then.
+    fn superseded(
+        &mut self,
+        name: &WorkerName,
+        instance: &Instance,
+        silent: Duration,
+        settings: &Settings,
+    ) -> Verdict {
+        if self.coming.as_ref() == Some(instance) {
+            return Ok(());
+        }
+        if silent < settings.suspect_after {
+            return Err(format!("I4: {name} ({instance}) is superseded, silent for only {silent:?}"));
+        }
+        if let Some(holder) = self.holds.get_mut(instance) {
+            holder.let_go("another process took its place", |_| true);
+        }
+        Ok(())
+    }
+
     pub(super) fn process_gone(&mut self, worker: &WorkerName) {
-        self.gone.insert(worker.clone());
+        self.heard_of.insert(worker.clone());
         for holder in self.holds.values_mut() {
             if holder.worker.as_ref() == Some(worker) {
                 holder.let_go("its process is gone", |_| true);
@@ -130,7 +162,8 @@ impl Links {
     }
 
     pub(super) fn reported(&mut self, moment: Moment, conn: ConnId, report: &Report, interval: Duration) {
-        let Some(link) = self.links.get_mut(&conn) else { return };
+        // What still arrives on a connection that the core has closed is not heard any more.
+        let Some(link) = self.links.get_mut(&conn).filter(|link| !link.closing) else { return };
         link.heard = moment;
         if let Report::Goodbye { .. } = report {
             link.leaving = true;
@@ -152,10 +185,17 @@ impl Links {
                 let apart = |since: &Mono| moment.mono.since(*since) >= interval / 2;
                 let lacked = holder.held.iter().filter(|(_, missing)| missing.as_ref().is_some_and(apart));
                 let gone: Vec<Key> = lacked.map(|(key, _)| *key).collect();
-                holder.let_go("heartbeats lacked it", |key| gone.contains(key));
+                holder.let_go(LACKED, |key| gone.contains(key));
             }
             Report::Accepted { .. } | Report::Alive | Report::Goodbye { .. } => {}
         }
+    }
+
+    /// Whether heartbeats took this attempt away: an order that was under way for longer still runs
+    /// until the order to stop it, right behind, arrives.
+    pub(super) fn is_taken_away(&self, instance: &Instance, key: &Key) -> bool {
+        let freed = self.holds.get(instance).and_then(|holder| holder.freed.get(key));
+        freed.is_some_and(|reason| *reason == LACKED)
     }
 
     /// Why the core may think that a process no longer has these attempts, for messages.
@@ -167,9 +207,7 @@ impl Links {
 
     /// Whether anything was heard of a process since the core began.
     pub(super) fn knows(&self, worker: &WorkerName, instance: &Instance) -> bool {
-        self.gone.contains(worker)
-            || self.holds.contains_key(instance)
-            || self.holds.values().any(|holder| holder.worker.as_ref() == Some(worker))
+        self.heard_of.contains(worker) || self.holds.contains_key(instance)
     }
 
     /// Renames carry a connection over; entries that are gone or moved retire their processes.
@@ -194,7 +232,7 @@ impl Links {
                 Some(Change::Added | Change::Updated { .. }) | None => false,
             };
             if unmade {
-                holder.retired.get_or_insert(now);
+                holder.retired.get_or_insert((now, new.settings.removal_grace));
             }
             holder.worker = Some(name);
         }
@@ -219,6 +257,11 @@ impl Links {
             return Err(format!("I8: connection {conn} is not ready for {order:?}"));
         }
         Ok(())
+    }
+
+    /// The process behind a connection.
+    pub(super) fn instance(&self, conn: ConnId) -> Option<&Instance> {
+        self.links.get(&conn).map(|link| &link.registration.instance)
     }
 
     /// Whether a registering worker said that this attempt has ended.
@@ -332,8 +375,10 @@ impl Links {
         if silent >= settings.lease {
             return Some(format!("silent for {silent:?}"));
         }
-        let retired = moment.mono.since(holder.retired?);
-        (retired >= settings.removal_grace?).then(|| format!("retired for {retired:?}"))
+        let (since, grace) = holder.retired?;
+        let retired = moment.mono.since(since);
+        let grace = grace.into_iter().chain(settings.removal_grace).min()?;
+        (retired >= grace).then(|| format!("retired for {retired:?}"))
     }
 }
 

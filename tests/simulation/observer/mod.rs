@@ -82,7 +82,14 @@ impl Observer {
             }
         }
         self.overlays = self.durable_overlays.clone();
-        self.tasks.recovered(now, records.into_iter());
+        // By the core's own rule another process under a worker's name means that the one before is
+        // dead, also where the worker was moved and the one before winds down elsewhere.
+        let rosters = records.iter().filter_map(|record| match record {
+            Record::Roster(entry) => Some((entry.worker.clone(), entry.instance.clone())),
+            Record::Task(_) | Record::Overlay(..) => None,
+        });
+        let newest: BTreeMap<WorkerName, Instance> = rosters.collect();
+        self.tasks.recovered(now, records.into_iter(), &newest);
     }
 
     /// The core's process is gone, with everything that is not on this disk.
@@ -98,8 +105,9 @@ impl Observer {
         // Slots may have been lowered below what it had been given; `links` checks that part.
         let dishonest = plan.ignores_cancels || plan.ignores_limits || self.dishonest.contains(&plan.name);
         let most = self.links.most_slots.max(slots);
+        let counted = running.iter().filter(|key| !self.links.is_taken_away(instance, key)).count();
         assert!(
-            dishonest || running.len() <= most as usize,
+            dishonest || counted <= most as usize,
             "I7: {} runs more attempts at once than the {most} slots that any worker ever had: {}",
             plan.name,
             self.links.fates(instance, running)
@@ -216,7 +224,7 @@ impl Observer {
         let moment = Moment { mono: now.mono, away: self.away, late: self.late };
         match effect {
             Effect::Order(conn, order) => self.ordered(moment, *conn, order),
-            Effect::Close(conn, _) => self.links.closing(*conn),
+            Effect::Close(conn, why) => self.links.closing(moment, *conn, *why, &self.topology.settings),
             Effect::Record(seq, record) => {
                 if self.undurable.last_key_value().is_some_and(|(last, _)| last >= seq) {
                     return Err(format!("record {seq} comes after a later one"));
@@ -272,7 +280,7 @@ impl Observer {
             Order::Registered(welcome) => {
                 for key in &welcome.drop {
                     if self.links.reported_done(conn, key) {
-                        self.tasks.may_forget(key, "dropped")?;
+                        self.tasks.may_forget(key, self.links.instance(conn), "dropped")?;
                     }
                 }
                 for key in &welcome.keep {
@@ -280,7 +288,7 @@ impl Observer {
                 }
                 for key in &welcome.resend {
                     // An older result, taken and not yet durable, must not be forgotten either.
-                    if self.tasks.may_forget(key, "dropped").is_ok() {
+                    if self.tasks.is_on_disk(key.0) {
                         self.tasks.is_newest(key)?;
                     }
                 }
@@ -301,10 +309,11 @@ impl Observer {
                 self.tasks.handed_over(moment, assignment, held, &self.links, &self.topology.settings)
             }
             Order::Ack { task, epoch, discarded: None } => {
-                self.tasks.may_forget(&(*task, *epoch), "acknowledged")
+                self.tasks.may_forget(&(*task, *epoch), self.links.instance(conn), "acknowledged")
             }
             Order::Ack { task, epoch, discarded: Some(Discard::Duplicate) } => {
-                self.tasks.may_forget(&(*task, *epoch), "acknowledged as a duplicate")
+                let who = self.links.instance(conn);
+                self.tasks.may_forget(&(*task, *epoch), who, "acknowledged as a duplicate")
             }
             Order::Ack { .. }
             | Order::Refused { .. }

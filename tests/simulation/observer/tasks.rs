@@ -196,7 +196,8 @@ impl Tasks {
         }
         if record.state == TaskState::Succeeded {
             let last = record.attempts.last().map(|attempt| attempt.epoch);
-            let newest = seen.lease.as_ref().map(|lease| lease.epoch);
+            // One whose hand-over no record survived a crash is as if it had never been.
+            let newest = seen.lease.as_ref().filter(|lease| lease.known).map(|lease| lease.epoch);
             if last.is_none() || newest.is_some() && last != newest {
                 return Err(format!("I3: task {task} ended by attempt {last:?}, the newest is {newest:?}"));
             }
@@ -276,7 +277,7 @@ impl Tasks {
             return Err(format!("I3: {key:?} goes on, but nobody submitted it"));
         };
         match &seen.lease {
-            Some(lease) if lease.epoch != key.1 => {
+            Some(lease) if lease.known && lease.epoch != key.1 => {
                 Err(format!("I3: {key:?} goes on although {} is newer", lease.epoch))
             }
             _ => Ok(()),
@@ -284,17 +285,25 @@ impl Tasks {
     }
 
     /// Before a worker may forget a result, a kept task's record must have it durably.
-    pub(super) fn may_forget(&self, key: &Key, how: &str) -> Verdict {
+    pub(super) fn may_forget(&self, key: &Key, who: Option<&Instance>, how: &str) -> Verdict {
         let Some(seen) = self.tasks.get(&key.0) else { return Ok(()) };
         if seen.keep == Keep::Passing {
             return Ok(());
         }
-        let in_memory = seen.recorded.as_ref().is_some_and(|record| has_result(record, key.1));
-        let on_disk = seen.durable.as_ref().is_some_and(|record| has_result(record, key.1));
+        let in_memory = seen.recorded.as_ref().is_some_and(|record| has_result(record, key.1, who));
+        let on_disk = seen.durable.as_ref().is_some_and(|record| has_result(record, key.1, who));
         if in_memory && !on_disk {
             return Err(format!("a result of {} is {how} before it is durable", key.0));
         }
         Ok(())
+    }
+
+    /// Whether the disk has all that the core knows of a task.
+    pub(super) fn is_on_disk(&self, task: TaskId) -> bool {
+        self.tasks.get(&task).is_some_and(|seen| {
+            let version = |record: &Option<Arc<TaskRecord>>| record.as_ref().map(|record| record.version);
+            version(&seen.recorded) == version(&seen.durable)
+        })
     }
 
     /// The core's process is gone.
@@ -314,14 +323,20 @@ impl Tasks {
     }
 
     /// A core begins with these records.
-    pub(super) fn recovered<'a>(&mut self, now: Now, records: impl Iterator<Item = &'a Record>) {
+    pub(super) fn recovered<'a>(
+        &mut self,
+        now: Now,
+        records: impl Iterator<Item = &'a Record>,
+        roster: &BTreeMap<WorkerName, Instance>,
+    ) {
         for record in records {
             let Record::Task(record) = record else { continue };
             let Some(seen) = self.tasks.get_mut(&record.id) else { continue };
             seen.finished = None;
             seen.keep = record.keep;
             self.open.insert(record.id);
-            let hinted = record.hint.as_ref().map(|hint| hint.epoch);
+            let current = |hint: &&Hint| roster.get(&hint.worker).is_none_or(|now| *now == hint.instance);
+            let hinted = record.hint.as_ref().filter(current).map(|hint| hint.epoch);
             if let Some(lease) = &mut seen.lease {
                 lease.known = hinted == Some(lease.epoch);
                 lease.recovered = Some(Moment { mono: now.mono, ..Moment::default() });
@@ -348,9 +363,13 @@ impl Seen {
     }
 }
 
-/// Whether an attempt's end stands in a record.
-fn has_result(record: &TaskRecord, epoch: Epoch) -> bool {
-    record.attempts.iter().any(|attempt| attempt.epoch == epoch && attempt.outcome.is_some())
+/// Whether the end of an attempt that a process reported stands in a record.
+fn has_result(record: &TaskRecord, epoch: Epoch, who: Option<&Instance>) -> bool {
+    record.attempts.iter().any(|attempt| {
+        let written_off =
+            matches!(attempt.outcome, None | Some(AttemptOutcome::WorkerLost | AttemptOutcome::Superseded));
+        attempt.epoch == epoch && Some(&attempt.instance) == who && !written_off
+    })
 }
 
 /// Whether two final records tell the same end; only the dead letter may be taken off later.
