@@ -20,6 +20,9 @@ use super::{Fleet, Note};
 /// Dials of a large fleet at start are spread so that no more than this many begin in a second.
 const DIALS_PER_SECOND: u32 = 500;
 
+/// Another server of the same store may have been started so often since this one opened it.
+const MAX_TERMS_AHEAD: u32 = 1_000;
+
 /// The features that this core makes use of.
 const FEATURES: [&str; 3] = ["cancel", "resume", "output"];
 
@@ -337,8 +340,8 @@ impl Fleet {
 
     /// An epoch above our own means that another server issued it: go past it, so that none repeats.
     fn never_reuse(&mut self, epoch: Epoch) {
-        // Above what JSON keeps exactly it is no epoch of any server.
-        if epoch > self.epoch && epoch.0 < 1 << 53 {
+        // One of a term far ahead is a lie, and to believe it would use the epochs up.
+        if epoch > self.epoch && epoch.term().0 <= self.term.0.saturating_add(MAX_TERMS_AHEAD) {
             self.epoch = epoch;
         }
     }

@@ -127,6 +127,10 @@ impl TaskQueue {
 mod tests {
     use super::*;
 
+    fn task(number: u64) -> TaskIx {
+        TaskIx(u32::try_from(number).expect("small"))
+    }
+
     fn ticket(priority: u8, key: &str, number: u64) -> Ticket {
         Ticket { priority, key: key.into(), number }
     }
@@ -138,8 +142,8 @@ mod tests {
     #[test]
     fn the_first_priority_goes_first_and_within_it_the_first_come() {
         let mut queue = TaskQueue::default();
-        for (number, priority) in [3u8, 1, 3, 1, 5].into_iter().enumerate() {
-            queue.push(&ticket(priority, "", number as u64), TaskIx(number as u32));
+        for (number, priority) in (0u64..).zip([3u8, 1, 3, 1, 5]) {
+            queue.push(&ticket(priority, "", number), task(number));
         }
         assert_eq!(queue.head(), Some((1, 1)));
         assert_eq!(drain(&mut queue, &BTreeMap::new()), [1, 3, 0, 2, 4]);
@@ -150,10 +154,10 @@ mod tests {
     fn a_flood_of_one_key_does_not_starve_another() {
         let mut queue = TaskQueue::default();
         for number in 0..6 {
-            queue.push(&ticket(3, "flood", number), TaskIx(number as u32));
+            queue.push(&ticket(3, "flood", number), task(number));
         }
         for number in 6..8 {
-            queue.push(&ticket(3, "drop", number), TaskIx(number as u32));
+            queue.push(&ticket(3, "drop", number), task(number));
         }
         assert_eq!(drain(&mut queue, &BTreeMap::new()), [0, 6, 1, 7, 2, 3, 4, 5]);
     }
@@ -162,8 +166,8 @@ mod tests {
     fn a_weight_of_two_is_two_tasks_a_turn() {
         let mut queue = TaskQueue::default();
         for number in 0..4 {
-            queue.push(&ticket(3, "heavy", number), TaskIx(number as u32));
-            queue.push(&ticket(3, "light", number + 10), TaskIx(number as u32 + 10));
+            queue.push(&ticket(3, "heavy", number), task(number));
+            queue.push(&ticket(3, "light", number + 10), task(number + 10));
         }
         let weights = BTreeMap::from([(FairnessKey::from("heavy"), 2)]);
         assert_eq!(drain(&mut queue, &weights), [0, 1, 10, 2, 3, 11, 12, 13]);
@@ -173,7 +177,7 @@ mod tests {
     fn a_task_can_be_taken_out_of_the_middle() {
         let mut queue = TaskQueue::default();
         for number in 0..3 {
-            queue.push(&ticket(3, "", number), TaskIx(number as u32));
+            queue.push(&ticket(3, "", number), task(number));
         }
         assert!(!queue.remove(&ticket(3, "", 1)));
         assert!(!queue.remove(&ticket(3, "", 1)));

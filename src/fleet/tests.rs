@@ -33,9 +33,11 @@ fn spec(name: &str, slots: u32) -> WorkerSpec {
 
 impl Stage {
     fn with(workers: &[WorkerSpec]) -> Self {
-        let mut topology = Topology::default();
-        topology.generation = Generation(1);
-        topology.workers = workers.iter().map(|spec| (spec.name.clone(), Arc::new(spec.clone()))).collect();
+        let topology = Topology {
+            generation: Generation(1),
+            workers: workers.iter().map(|spec| (spec.name.clone(), Arc::new(spec.clone()))).collect(),
+            ..Topology::default()
+        };
         let fleet = Fleet::new(Term(1), 7, "store".into());
         let mut stage = Self { fleet, now: Now::default(), seen: Vec::new(), topology, next_task: 1 };
         stage.tell(Event::Desired(Arc::new(stage.topology.clone())));
@@ -113,7 +115,7 @@ impl Stage {
         self.tell(Event::Submit(Box::new(Submission {
             id,
             tenant: Tenant::default_tenant(),
-            request: RequestId(id.0 as u64),
+            request: RequestId(u64::try_from(id.0).expect("small")),
             keep,
             source: Source::Rest,
             spec: Arc::new(spec),

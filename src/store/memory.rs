@@ -78,6 +78,10 @@ impl Shelf {
 }
 
 impl Journal for MemoryStore {
+    fn takes_time(&self) -> bool {
+        false
+    }
+
     fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, record) in batch {

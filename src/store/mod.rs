@@ -25,8 +25,13 @@ pub enum StoreFault {
     Io(String),
 }
 
-/// The writing side. Lives on a thread of its own.
+/// The writing side. One that touches a disk lives on a thread of its own.
 pub trait Journal: Send {
+    /// Whether a commit may take long: then it must not run on the thread that dispatches.
+    fn takes_time(&self) -> bool {
+        true
+    }
+
     /// Writes a batch whole; durable when it returns.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
-//! The journal's thread. Records gather here and are committed together: at once when an answer
+//! The journal's thread (or, for one that takes no time, its place). Records gather here and are committed together: at once when an answer
 //! waits for one, else after a short lingering, because an eager write-behind costs a third of the
 //! throughput (docs/guarantees.md).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +31,11 @@ pub type Committed = Result<Seq, StoreFault>;
 
 /// The loop's end of the journal.
 pub struct Writer {
+    /// A journal that takes no time: to hand its records to a thread, and to free them there, would
+    /// cost more than the commit.
+    here: Option<(Box<dyn Journal>, Arc<Metrics>)>,
+    /// What the journal that is here has answered.
+    done: VecDeque<Committed>,
     gathered: Vec<(Seq, Record)>,
     /// The last record that was sent to the thread.
     sent: Seq,
@@ -48,6 +54,19 @@ impl Writer {
     pub fn start(mut journal: Box<dyn Journal>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let (batches, incoming) = std::sync::mpsc::channel::<Vec<(Seq, Record)>>();
         let (answers, committed) = tokio_mpsc::channel(1_024);
+        if !journal.takes_time() {
+            return Ok(Self {
+                here: Some((journal, metrics)),
+                done: VecDeque::new(),
+                gathered: Vec::new(),
+                sent: Seq(0),
+                underway: 0,
+                batches: None,
+                committed,
+                thread: None,
+                dropped: 0,
+            });
+        }
         let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
             while let Ok(batch) = incoming.recv() {
                 if !commit(journal.as_mut(), batch, &incoming, &answers, &metrics) {
@@ -56,6 +75,8 @@ impl Writer {
             }
         })?;
         Ok(Self {
+            here: None,
+            done: VecDeque::new(),
             gathered: Vec::new(),
             sent: Seq(0),
             underway: 0,
@@ -93,6 +114,13 @@ impl Writer {
     pub fn flush(&mut self) {
         let Some((last, _)) = self.gathered.last() else { return };
         self.sent = *last;
+        if let Some((journal, metrics)) = &mut self.here {
+            let began = std::time::Instant::now();
+            self.done.push_back(journal.commit(&self.gathered).map(|()| self.sent));
+            metrics.store_commit(began.elapsed(), self.gathered.len());
+            self.gathered.clear();
+            return;
+        }
         let batch = std::mem::take(&mut self.gathered);
         self.underway += batch.len();
         if let Some(batches) = &self.batches {
@@ -108,6 +136,12 @@ impl Writer {
 
     /// The next commit's result; `None` when the thread is gone. Cancel-safe.
     pub async fn committed(&mut self) -> Option<Committed> {
+        if self.here.is_some() {
+            return match self.done.pop_front() {
+                Some(result) => Some(result),
+                None => std::future::pending().await,
+            };
+        }
         let (result, rows) = self.committed.recv().await?;
         self.underway = self.underway.saturating_sub(rows);
         Some(result)
