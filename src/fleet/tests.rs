@@ -1,4 +1,5 @@
 //! Stories about the core alone: a scripted fleet, no simulator.
+#![expect(clippy::wildcard_enum_match_arm, reason = "a story looks for one kind of effect among all")]
 
 use std::sync::Arc;
 use std::time::Duration;
