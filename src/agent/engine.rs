@@ -130,6 +130,7 @@ fn open(config: &Config) -> Opened {
             MemoryStore::new(MemoryLimits {
                 max_tasks: own.max_tasks.min(wanted(config.retention.max_tasks)),
                 max_bytes: own.max_bytes.min(wanted(config.retention.max_bytes)),
+                max_age: config.retention.finished_tasks,
             })
             .open()
         }

@@ -1,11 +1,12 @@
 //! The store that forgets: everything in memory, bounded by number and bytes. For tests, for mocks,
 //! and for servers whose tasks need not survive them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Archive, Journal, Opened, Page, Query, StoreFault};
-use crate::fleet::{Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term};
+use crate::fleet::{Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall};
 
 /// How much the memory store keeps of finished tasks.
 #[derive(Debug, Clone, Copy)]
@@ -14,11 +15,13 @@ pub struct MemoryLimits {
     pub max_tasks: usize,
     /// Bytes of their inputs and outputs at most.
     pub max_bytes: usize,
+    /// For so long at most after they ended; judged whenever another one ends.
+    pub max_age: Duration,
 }
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        Self { max_tasks: 10_000, max_bytes: 64 << 20 }
+        Self { max_tasks: 10_000, max_bytes: 64 << 20, max_age: Duration::from_secs(7 * 24 * 3600) }
     }
 }
 
@@ -33,7 +36,7 @@ struct Shelf {
     limits: MemoryLimits,
     tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     /// Finished ones in the order in which they ended, which is the order in which they are forgotten.
-    finished: std::collections::VecDeque<(TaskId, usize)>,
+    finished: VecDeque<(TaskId, usize, Wall)>,
     finished_bytes: usize,
 }
 
@@ -66,11 +69,16 @@ impl Shelf {
             let bytes = size_of_val(&**record)
                 + record.spec.input.as_str().len()
                 + record.output.as_ref().map_or(0, |output| output.as_str().len());
-            self.finished.push_back((record.id, bytes));
+            self.finished.push_back((record.id, bytes, record.finished_at.unwrap_or_default()));
             self.finished_bytes += bytes;
         }
-        while self.finished.len() > self.limits.max_tasks || self.finished_bytes > self.limits.max_bytes {
-            let Some((oldest, bytes)) = self.finished.pop_front() else { break };
+        let now = record.finished_at.unwrap_or_default();
+        while self.finished.front().is_some_and(|(_, _, ended)| {
+            self.finished.len() > self.limits.max_tasks
+                || self.finished_bytes > self.limits.max_bytes
+                || now.since(*ended) > self.limits.max_age
+        }) {
+            let Some((oldest, bytes, _)) = self.finished.pop_front() else { break };
             self.finished_bytes -= bytes;
             self.tasks.remove(&oldest);
         }
@@ -118,5 +126,79 @@ impl Archive for MemoryStore {
         let more = items.len() > query.limit;
         items.truncate(query.limit);
         Page { next: items.last().filter(|_| more).map(|record| record.id), items }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Keep, RetryWord, Source, TaskSpec, TaskState};
+
+    fn ended(id: u128, at: i64) -> Record {
+        let spec = TaskSpec {
+            capability: "echo".into(),
+            input: "{}".into(),
+            labels: BTreeMap::new(),
+            priority: 3,
+            queue_timeout: None,
+            execution_timeout: None,
+            deadline: None,
+            max_attempts: None,
+            session: None,
+            fairness_key: None,
+            retry: RetryWord::Safe,
+            traceparent: None,
+        };
+        Record::Task(Arc::new(TaskRecord {
+            id: TaskId(id),
+            tenant: Tenant::default_tenant(),
+            version: 1,
+            term: Term(1),
+            keep: Keep::Kept,
+            source: Source::Rest,
+            spec: Arc::new(spec),
+            state: TaskState::Succeeded,
+            attempts: Vec::new(),
+            charged: 0,
+            deaths: 0,
+            output: None,
+            error: None,
+            usage: None,
+            dead_letter: false,
+            hint: None,
+            pending_reason: None,
+            retry_of: None,
+            waited: Duration::ZERO,
+            submitted_at: Wall(at),
+            assigned_at: None,
+            started_at: None,
+            finished_at: Some(Wall(at)),
+        }))
+    }
+
+    fn kept(limits: MemoryLimits, records: &[Record]) -> Vec<u128> {
+        let mut store = MemoryStore::new(limits);
+        for record in records {
+            store.commit(&[(Seq(1), record.clone())]).expect("memory takes everything");
+        }
+        let query = Query {
+            tenant: Tenant::default_tenant(),
+            state: None,
+            capability: None,
+            worker: None,
+            dead_letter: None,
+            limit: 100,
+            before: None,
+        };
+        store.list(&query).items.iter().map(|record| record.id.0).collect()
+    }
+
+    #[test]
+    fn finished_tasks_go_by_number_and_by_age_the_oldest_first() {
+        let records = [ended(1, 0), ended(2, 1_000), ended(3, 9_000)];
+        assert_eq!(kept(MemoryLimits::default(), &records), [3, 2, 1]);
+        assert_eq!(kept(MemoryLimits { max_tasks: 2, ..MemoryLimits::default() }, &records), [3, 2]);
+        let young = MemoryLimits { max_age: Duration::from_secs(5), ..MemoryLimits::default() };
+        assert_eq!(kept(young, &records), [3]);
     }
 }
