@@ -36,7 +36,7 @@ pub(crate) fn many_workers(effort: Effort, report: &mut Report) -> Result<(), Fa
     for change in 1..=3 {
         write_config(&address, &entries(effort.fleet, 4 + change))?;
         let began = Instant::now();
-        let (status, body) = process::request(&address, "POST", "/-/reload")?;
+        let (status, body) = process::request(&address, "POST", "/-/reload", "")?;
         reloads.push(began.elapsed().as_secs_f64() * 1e3);
         if status != 200 {
             return Err(format!("reload: {status} {}", String::from_utf8_lossy(&body)).into());

@@ -130,16 +130,22 @@ pub(crate) fn free_address() -> Result<String, Failure> {
 
 /// One `GET` on a connection of its own: the status and the body's bytes as they came.
 pub(crate) fn get(address: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
-    request(address, "GET", path)
+    request(address, "GET", path, "")
 }
 
-/// One request without a body on a connection of its own.
-pub(crate) fn request(address: &str, method: &str, path: &str) -> std::io::Result<(u16, Vec<u8>)> {
+/// One request on a connection of its own.
+pub(crate) fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
