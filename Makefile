@@ -26,7 +26,6 @@ help: ## this list
 run: ## set up, build, and start the server with its workers (CONFIG=, PROFILE=release)
 	@scripts/setup.sh run
 	cargo build --locked --workspace --bins --profile $(PROFILE)
-	@scripts/address.sh $(CONFIG)
 	exec $(profile_dir)/rollcall serve --config $(CONFIG)
 
 .PHONY: setup
