@@ -1,6 +1,6 @@
-//! The journal's thread (or, for one that takes no time, its place). Records gather here and are committed together: at once when an answer
-//! waits for one, else after a short lingering, because an eager write-behind costs a third of the
-//! throughput (docs/guarantees.md).
+//! The journal's thread (or, for one that takes no time, its place in the loop). Records gather here
+//! and are committed together: at once when an answer waits for one, else after a short lingering,
+//! because an eager write-behind of records that nobody awaits costs about a third of the throughput.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
