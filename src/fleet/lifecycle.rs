@@ -1,5 +1,5 @@
-//! A task's life outside of attempts: accepted, waiting, promoted, given up, finished. Attempts are
-//! in `attempts.rs`.
+//! A task's life outside of attempts: waiting, given up, finished. How it came in is in `intake.rs`,
+//! its attempts are in `attempts.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,19 +14,13 @@ use super::task::*;
 use super::time::{Mono, Wall};
 use super::timers::{Timer, TimerKey};
 use super::words::*;
-use super::{Fleet, KeyRow, Note};
+use super::{Fleet, Note};
 
 /// Finished tasks that the core itself still answers for, until the archive surely has them.
 const FINISHED_KEPT: usize = 4_096;
 
 /// Bytes of inputs and outputs that those may hold.
 const FINISHED_BYTES: usize = 16 << 20;
-
-/// How long a key names its task at least.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
-
-/// Keys held in memory at most: beyond it the oldest go even before their time.
-const MAX_KEYS: usize = 200_000;
 
 /// Absolute deadlines are looked at so often at least, because the wall clock may jump.
 const WALL_LOOK: Duration = Duration::from_secs(60);
@@ -194,186 +188,6 @@ impl Finished {
 }
 
 impl Fleet {
-    pub(super) fn submit(&mut self, submission: Submission) {
-        let (source, request) = (submission.source, submission.request);
-        let capability = submission.spec.capability.clone();
-        let outcome = match self.admit(submission) {
-            Ok(outcome) => outcome,
-            Err(refusal) => {
-                let outcome = match &refusal {
-                    Refusal::QueueFull { .. } | Refusal::TooManyKinds { .. } => "queue_full",
-                    Refusal::UnknownCapability { .. } | Refusal::NoSuchTask | Refusal::NoSuchWorker => {
-                        "invalid"
-                    }
-                    Refusal::KeyConflict => "conflict",
-                    Refusal::Draining => "draining",
-                    Refusal::StoreUnavailable => "unavailable",
-                };
-                self.effect(Effect::Answer(request, Answer::Refused(refusal)));
-                outcome
-            }
-        };
-        self.note(Note::Submitted { capability, source, outcome });
-    }
-
-    /// Takes a task in; says under which word it is counted.
-    fn admit(&mut self, submission: Submission) -> Result<&'static str, Refusal> {
-        if self.quiescing {
-            return Err(Refusal::Draining);
-        }
-        if self.store_failed && submission.keep != Keep::Passing {
-            return Err(Refusal::StoreUnavailable);
-        }
-        if let Keep::ByKey(hash) = submission.keep
-            && let Some(row) = self.keys.get(&(submission.tenant.clone(), hash.key))
-        {
-            if row.body != hash.body {
-                return Err(Refusal::KeyConflict);
-            }
-            let task = row.task;
-            self.replay(task, submission.request);
-            return Ok("deduplicated");
-        }
-        let spec = Arc::clone(&submission.spec);
-        let bytes = spec.input.as_str().len() as u64;
-        let depth = self.tasks.len() as u64;
-        if depth >= self.settings.max_depth || self.bytes.saturating_add(bytes) > self.settings.max_bytes {
-            return Err(Refusal::QueueFull { depth });
-        }
-        let known = self.balancer.find(&spec.capability, &spec.labels);
-        if known.is_none_or(|demand| self.balancer.demands[demand].eligible.is_empty())
-            && !self.registry.could_offer(&spec.capability)
-        {
-            let nearest = self.nearest(&spec.capability);
-            return Err(Refusal::UnknownCapability { capability: spec.capability.clone(), nearest });
-        }
-        if !self.key_has_room() {
-            return Err(Refusal::TooManyKinds { what: "fairness_keys" });
-        }
-        let demand = match known {
-            Some(demand) => demand,
-            None => self.demand(&spec.capability, &spec.labels)?,
-        };
-        self.bytes += bytes;
-        self.accept(submission, demand);
-        Ok("accepted")
-    }
-
-    fn accept(&mut self, submission: Submission, demand: DemandIx) {
-        let Submission { id, tenant, request, keep, source, spec, retry_of } = submission;
-        self.balancer.demands[demand].tasks += 1;
-        self.tally.accepted(&spec.capability, source);
-        let deadline_at = spec.deadline.map(|deadline| match deadline {
-            Deadline::After(span) => DeadlineAt::Mono(self.now.mono + span),
-            Deadline::At(wall) => DeadlineAt::Wall(wall),
-        });
-        let ix = self.tasks.insert(Task {
-            id,
-            tenant,
-            keep,
-            source,
-            spec,
-            retry_of,
-            demand,
-            phase: Phase::Between,
-            version: 0,
-            seq: Seq(0),
-            accepted: self.now.mono,
-            submitted_at: self.now.wall,
-            waited: Duration::ZERO,
-            attempts: Vec::new(),
-            charged: 0,
-            deaths: 0,
-            returns: 0,
-            assigned_at: None,
-            started_at: None,
-            output: None,
-            error: None,
-            usage: None,
-            deadline: None,
-            deadline_at,
-        });
-        self.by_id.insert(id, ix);
-        self.arm_deadline(ix);
-        match keep {
-            Keep::Passing => self.become_eligible(ix),
-            Keep::Kept => {
-                let record = self.write(ix);
-                let seq = self.tasks[ix].seq;
-                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
-                self.become_eligible(ix);
-            }
-            Keep::ByKey(hash) => {
-                self.remember_key(hash, ix);
-                self.set_phase(ix, Phase::Held);
-                let record = self.write(ix);
-                let seq = self.tasks[ix].seq;
-                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
-                self.eligible_after(seq, ix);
-            }
-        }
-    }
-
-    pub(super) fn remember_key(&mut self, hash: KeyHash, ix: TaskIx) {
-        let (tenant, task, since) =
-            (self.tasks[ix].tenant.clone(), self.tasks[ix].id, self.tasks[ix].submitted_at);
-        self.keys.insert((tenant.clone(), hash.key), KeyRow { task, body: hash.body });
-        self.keys_in_order.push_back((since, tenant, hash.key));
-        while let Some((since, _, _)) = self.keys_in_order.front()
-            && (self.now.wall.since(*since) > KEY_LIFE || self.keys_in_order.len() > MAX_KEYS)
-        {
-            if let Some((_, tenant, key)) = self.keys_in_order.pop_front() {
-                self.keys.remove(&(tenant, key));
-            }
-        }
-    }
-
-    /// Answers with the task that a key names already.
-    fn replay(&mut self, task: TaskId, request: RequestId) {
-        if let Some(ix) = self.by_id.get(&task).copied() {
-            let record = self.picture(ix);
-            let seq = self.tasks[ix].seq;
-            self.show_after(seq, Effect::Answer(request, Answer::Replayed(record)));
-        } else if let Some(ended) = self.finished.tasks.get(&task) {
-            let (seq, record) = (ended.seq, Arc::clone(&ended.record));
-            self.show_after(seq, Effect::Answer(request, Answer::Replayed(record)));
-        } else {
-            self.effect(Effect::Answer(request, Answer::ReplayedFromArchive(task)));
-        }
-    }
-
-    /// A waiting caller's patience has ended: from here on the task is kept.
-    pub(super) fn promote(&mut self, task: TaskId, request: RequestId) {
-        if let Some(ix) = self.by_id.get(&task).copied() {
-            if self.tasks[ix].keep == Keep::Passing {
-                self.tasks[ix].keep = Keep::Kept;
-            }
-            let record = self.write(ix);
-            let seq = self.tasks[ix].seq;
-            self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
-        } else if let Some(ended) = self.finished.tasks.get(&task) {
-            let record = Arc::clone(&ended.record);
-            self.show(record.keep, ended.seq, Effect::Answer(request, Answer::Accepted(record)));
-        } else {
-            self.effect(Effect::Answer(request, Answer::Refused(Refusal::NoSuchTask)));
-        }
-    }
-
-    /// Every caller of a passing task has hung up: before its hand-over it is dropped.
-    pub(super) fn abandoned(&mut self, task: TaskId) {
-        let Some(ix) = self.by_id.get(&task).copied() else { return };
-        let waits = matches!(self.tasks[ix].phase, Phase::Waiting(_));
-        if self.tasks[ix].keep == Keep::Passing && waits {
-            self.leave_wait(ix);
-            self.unsuccessful(
-                ix,
-                TaskState::Cancelled,
-                "caller_gone",
-                "every caller hung up before it was handed over",
-            );
-        }
-    }
-
     /// The task may start from now on: finds it a worker or queues it.
     pub(super) fn become_eligible(&mut self, ix: TaskIx) {
         let waiting = Waiting { since: self.now.mono, delayed: false, ticket: None, timer: None };
@@ -461,7 +275,7 @@ impl Fleet {
         }
     }
 
-    fn arm_deadline(&mut self, ix: TaskIx) {
+    pub(super) fn arm_deadline(&mut self, ix: TaskIx) {
         let at = match self.tasks[ix].deadline_at {
             None => return,
             Some(DeadlineAt::Mono(at)) => at,
@@ -469,10 +283,6 @@ impl Fleet {
         };
         let key = self.timers.set(at, Timer::Deadline(ix));
         self.tasks[ix].deadline = Some(key);
-    }
-
-    pub(super) fn restore_deadline(&mut self, ix: TaskIx) {
-        self.arm_deadline(ix);
     }
 
     fn is_past_deadline(&self, ix: TaskIx) -> bool {

@@ -95,7 +95,7 @@ impl Fleet {
             deadline_at,
         });
         self.by_id.insert(record.id, ix);
-        self.restore_deadline(ix);
+        self.arm_deadline(ix);
         if let Keep::ByKey(hash) = record.keep {
             self.remember_key(hash, ix);
         }
