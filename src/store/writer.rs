@@ -19,6 +19,9 @@ pub const LINGER: Duration = Duration::from_millis(50);
 /// ... or once there are so many.
 const LINGER_ROWS: usize = 512;
 
+/// The same where the commit runs in the loop: no task may stand behind a long one.
+const LINGER_ROWS_HERE: usize = 32;
+
 /// Records on their way at most; beyond it those of passing tasks are dropped, and counted.
 const MAX_BACKLOG: usize = 65_536;
 
@@ -105,7 +108,8 @@ impl Writer {
 
     /// Sends what has gathered if an answer waits for it, or if it is much.
     pub fn settle(&mut self, awaited: Option<Seq>) {
-        if awaited.is_some_and(|seq| seq > self.sent) || self.gathered.len() >= LINGER_ROWS {
+        let rows = if self.here.is_some() { LINGER_ROWS_HERE } else { LINGER_ROWS };
+        if awaited.is_some_and(|seq| seq > self.sent) || self.gathered.len() >= rows {
             self.flush();
         }
     }
