@@ -132,6 +132,7 @@ async fn handled(
         E::Page => Ok(page::page()),
         E::OpenApi => Ok(openapi::answer()),
         E::SubmitTask => tasks::submit(state, config, request).await,
+        E::SubmitBatch => tasks::batch::submit(state, config, request).await,
         E::ListTasks => tasks::list(state, &request).await,
         E::GetTask => tasks::get(state, &parameter).await,
         E::TaskEvents => tasks::events::follow(state, &parameter, pulse, &request).await,

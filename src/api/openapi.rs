@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::http::body::{Answer, json as json_answer};
 use super::http::problem::KINDS;
 use super::routes::{Endpoint as E, ROUTES, Route};
+use super::tasks::batch::MAX_TASKS;
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
 
@@ -35,6 +36,8 @@ fn document() -> Value {
         "paths": paths,
         "components": { "schemas": {
             "NewTask": new_task(),
+            "BatchOfTasks": batch(),
+            "BatchAnswer": batch_answer(),
             "Task": task(),
             "Worker": worker(),
             "Problem": problem(&codes),
@@ -113,6 +116,7 @@ fn success(endpoint: E, code: u16) -> Value {
     let text = |media_type: &str| json!({ "description": reason(code), "content": { media_type: { "schema": { "type": "string" } } } });
     match endpoint {
         E::SubmitTask | E::GetTask | E::CancelTask | E::RetryTask => json_of(reference("Task")),
+        E::SubmitBatch => json_of(reference("BatchAnswer")),
         E::ListTasks => json_of(list("Task")),
         E::ListWorkers => json_of(list("Worker")),
         E::AddWorker
@@ -141,6 +145,7 @@ fn success(endpoint: E, code: u16) -> Value {
 fn request_body(endpoint: E) -> Option<Value> {
     let (media_type, schema) = match endpoint {
         E::SubmitTask => ("application/json", reference("NewTask")),
+        E::SubmitBatch => ("application/json", reference("BatchOfTasks")),
         E::AddWorker => ("application/json", json!({ "type": "object", "required": ["name"] })),
         E::PlanTopology => ("application/yaml", json!({ "type": "string" })),
         _ => return None,
@@ -173,6 +178,40 @@ fn new_task() -> Value {
             "max_attempts": { "type": "integer", "minimum": 1, "maximum": 100 },
             "fairness_key": { "type": "string", "minLength": 1, "maxLength": 128 },
             "retry": { "enum": ["safe", "always"], "default": "safe" },
+        },
+    })
+}
+
+/// A batch's tasks bear their keys themselves.
+fn batch() -> Value {
+    let mut task = new_task();
+    task["properties"]["idempotency_key"] = json!({ "type": "string", "minLength": 1, "maxLength": 128 });
+    json!({
+        "type": "object",
+        "required": ["tasks"],
+        "additionalProperties": false,
+        "properties": { "tasks": { "type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": task } },
+    })
+}
+
+fn batch_answer() -> Value {
+    let item = json!({
+        "type": "object",
+        "required": ["status"],
+        "properties": {
+            "status": { "type": "integer", "description": "what the task alone would have been answered with" },
+            "replayed": { "type": "boolean", "description": "the key names this task already" },
+            "task": { "allOf": [reference("Task")], "description": "without `output`" },
+            "problem": reference("Problem"),
+        },
+    });
+    json!({
+        "type": "object",
+        "required": ["accepted", "refused", "items"],
+        "properties": {
+            "accepted": { "type": "integer", "description": "replayed ones too" },
+            "refused": { "type": "integer" },
+            "items": { "type": "array", "description": "in the order of the request", "items": item },
         },
     })
 }

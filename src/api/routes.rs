@@ -16,6 +16,7 @@ pub(super) enum Endpoint {
     Page,
     OpenApi,
     SubmitTask,
+    SubmitBatch,
     ListTasks,
     GetTask,
     TaskEvents,
@@ -105,6 +106,7 @@ pub(super) const LIST_QUERY: &[&str] = &["state", "capability", "worker", "dead_
 #[rustfmt::skip]
 pub(super) const ROUTES: &[Route] = &[
     route(Post, "/v1/tasks", E::SubmitTask, &[200, 202], &[400, 413, 422, 429, 503], &["wait"], "Submit a task, and wait for its end or not"),
+    route(Post, "/v1/tasks/batch", E::SubmitBatch, &[200], &[400, 413, 422, 503], &[], "Submit up to 1,000 tasks at once, each with an answer of its own"),
     route(Get, "/v1/tasks", E::ListTasks, &[200], &[422], LIST_QUERY, "List tasks, newest first"),
     route(Get, "/v1/tasks/{id}", E::GetTask, &[200], &[404], &[], "Show a task"),
     route(Get, "/v1/tasks/{id}/events", E::TaskEvents, &[200, 204], &[404, 503], &[], "Follow a task: states, output and progress as server-sent events"),
@@ -206,6 +208,7 @@ mod tests {
     #[test]
     fn requests_find_their_route() {
         assert_eq!(found(Method::POST, "/v1/tasks"), Some((E::SubmitTask, "")));
+        assert_eq!(found(Method::POST, "/v1/tasks/batch"), Some((E::SubmitBatch, "")));
         assert_eq!(found(Method::HEAD, "/v1/tasks/x"), Some((E::GetTask, "x")));
         assert_eq!(found(Method::POST, "/v1/tasks/x/cancel"), Some((E::CancelTask, "x")));
         assert_eq!(found(Method::GET, "/v1/workers/connect"), Some((E::ConnectWorker, "")));

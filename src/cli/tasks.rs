@@ -1,5 +1,5 @@
-//! `rollcall tasks …`: lists tasks, shows one and why it waits, follows its output, stops it, or
-//! runs it again.
+//! `rollcall tasks …`: sends many, lists them, shows one and why it waits, follows its output, stops
+//! it, or runs it again.
 
 use std::io::{self, Write};
 
@@ -11,6 +11,8 @@ use super::live::{Live, Shown, note};
 use super::server::Server;
 use super::show::{Output, Table, between, cell, fact, json, when};
 use crate::client::{Client, encoded};
+
+mod batch;
 
 /// Lists tasks, shows one, stops it, or runs it again.
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,8 @@ enum Verb {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Sends many tasks, one JSON object a line, and prints their ids.
+    Batch(batch::Batch),
     /// Stops a task.
     Cancel {
         /// The task's id.
@@ -97,6 +101,7 @@ impl Tasks {
                 output.print(&task, |out| facts(out, &task))
             }
             Verb::Logs { id, follow } => Live::new(Shown::Everything).task(&client, id, *follow).await,
+            Verb::Batch(batch) => batch.run(&client).await,
             Verb::Cancel { id, output } => {
                 let task: Value = client.act(&path(id, "/cancel")).await?;
                 output.print(&task, |out| writeln!(out, "{} is {}", cell(&task, "id"), cell(&task, "state")))

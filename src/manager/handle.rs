@@ -22,6 +22,8 @@ use crate::telemetry::Metrics;
 pub(crate) enum Call {
     /// `Submit` whose caller waits for the end; refusals arrive on the same channel.
     SubmitAndWait(Box<Submission>, oneshot::Sender<Waited>),
+    /// Submissions that are to be one commit.
+    SubmitAll(Vec<(Box<Submission>, oneshot::Sender<Answer>)>),
     /// An event whose request is answered.
     Ask(RequestId, Event, oneshot::Sender<Answer>),
     /// An event that nobody waits for.
@@ -183,11 +185,44 @@ impl Manager {
         let tenant = ask.tenant.clone();
         let submission = self.submission(ask, keep)?;
         let request = submission.request;
-        match self.ask(request, Event::Submit(submission)).await? {
+        let answer = self.ask(request, Event::Submit(submission)).await?;
+        self.submitted(&tenant, answer)
+    }
+
+    /// Submits many tasks that are all kept. Those that are accepted are one commit; each has an
+    /// answer of its own, in the order asked. A caller who drops this future takes nothing back.
+    pub async fn submit_all(&self, asks: Vec<Ask>) -> Vec<Result<Submitted, CallError>> {
+        let mut submissions = Vec::with_capacity(asks.len());
+        let mut waiting = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
+            let tenant = ask.tenant.clone();
+            waiting.push(self.submission(ask, keep).map(|submission| {
+                let (reply, answer) = oneshot::channel();
+                submissions.push((submission, reply));
+                (tenant, answer)
+            }));
+        }
+        // A loop that is gone shows as answers that do not come.
+        drop(self.call(Call::SubmitAll(submissions)).await);
+        let mut answers = Vec::with_capacity(waiting.len());
+        for waits in waiting {
+            answers.push(match waits {
+                Ok((tenant, answer)) => {
+                    answer.await.map_err(|_| CallError::Stopped).and_then(|it| self.submitted(&tenant, it))
+                }
+                Err(refused) => Err(refused),
+            });
+        }
+        answers
+    }
+
+    fn submitted(&self, tenant: &Tenant, answer: Answer) -> Result<Submitted, CallError> {
+        match answer {
             Answer::Accepted(record) => Ok(Submitted::Accepted(record)),
             Answer::Replayed(record) => Ok(Submitted::Replayed(record)),
             Answer::ReplayedFromArchive(task) => {
-                let record = self.0.archive.task(&tenant, task);
+                let record = self.0.archive.task(tenant, task);
                 record.map(Submitted::Replayed).ok_or(CallError::Refused(Refusal::NoSuchTask))
             }
             Answer::Refused(refusal) => Err(refusal.into()),

@@ -345,6 +345,14 @@ impl FleetLoop {
                 self.callers.submitted();
                 self.entering.remove(&request);
             }
+            Call::SubmitAll(submissions) => {
+                // All in one pass, whose records are handed to the journal together.
+                for (submission, reply) in submissions {
+                    self.enters(&submission);
+                    self.callers.asks(submission.request, reply);
+                    self.tell(Event::Submit(submission));
+                }
+            }
             Call::Ask(request, event, reply) => {
                 if let Event::Submit(submission) = &event {
                     self.enters(submission);

@@ -8,7 +8,7 @@ use super::*;
 use crate::fleet::*;
 use crate::interface::LinkLimits;
 use crate::interface::factory::WorkerInterfaceFactory;
-use crate::store::MemoryStore;
+use crate::store::{Journal, MemoryStore, StoreFault};
 use crate::telemetry::Metrics;
 
 fn mock(name: &str, slots: u32, latency: Duration) -> Arc<WorkerSpec> {
@@ -36,8 +36,15 @@ fn topology(workers: &[Arc<WorkerSpec>]) -> Topology {
 }
 
 async fn started(workers: &[Arc<WorkerSpec>]) -> (Manager, tokio::task::JoinHandle<()>) {
+    started_with(workers, MemoryStore::default().open()).await
+}
+
+async fn started_with(
+    workers: &[Arc<WorkerSpec>],
+    opened: crate::store::Opened,
+) -> (Manager, tokio::task::JoinHandle<()>) {
     let parts = Parts {
-        opened: MemoryStore::default().open(),
+        opened,
         metrics: Arc::new(Metrics::default()),
         factory: WorkerInterfaceFactory::new(),
         programs: crate::supervise::Options::default(),
@@ -143,6 +150,37 @@ async fn what_no_worker_could_ever_do_is_refused_at_once() {
     assert_eq!(refused, Some(CallError::Refused(expected)));
     let stats = manager.stats().await.expect("it runs");
     assert_eq!(stats.depth, 0);
+    manager.shutdown(Duration::from_secs(5)).await;
+    run.await.expect("it ended in peace");
+}
+
+/// A journal on a thread of its own that tells how many new tasks each commit had.
+struct Counted(Box<dyn Journal>, std::sync::mpsc::Sender<usize>);
+
+impl Journal for Counted {
+    fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
+        let new = |(_, record): &&(Seq, Record)| matches!(record, Record::Task(task) if task.version == 1);
+        drop(self.1.send(batch.iter().filter(new).count()));
+        self.0.commit(batch)
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_one_commit_and_each_task_is_answered_in_order() {
+    let (tell, commits) = std::sync::mpsc::channel();
+    let mut opened = MemoryStore::default().open();
+    opened.journal = Box::new(Counted(opened.journal, tell));
+    let (manager, run) = started_with(&[mock("ann", 1, Duration::ZERO)], opened).await;
+    let mut asks: Vec<Ask> = (0..1_000).map(|number| ask(&number.to_string())).collect();
+    Arc::make_mut(&mut asks[500].spec).capability = "ecko".into();
+    let answers = manager.submit_all(asks).await;
+    assert!(matches!(&answers[500], Err(CallError::Refused(Refusal::UnknownCapability { .. }))));
+    let inputs: Vec<String> =
+        answers.into_iter().flatten().map(|taken| record_of(taken).spec.input.as_str().to_owned()).collect();
+    let expected: Vec<String> = (0..1_000).filter(|n| *n != 500).map(|n: u32| n.to_string()).collect();
+    assert_eq!(inputs, expected);
+    let with_new: Vec<usize> = commits.try_iter().filter(|new| *new > 0).collect();
+    assert_eq!(with_new, [999]);
     manager.shutdown(Duration::from_secs(5)).await;
     run.await.expect("it ended in peace");
 }

@@ -1,5 +1,6 @@
 //! Stories about the running server, one module per subject; they share `support`.
 
+mod batches;
 mod command_line;
 mod conformance;
 mod http_api;

@@ -145,22 +145,7 @@ impl Problem {
     }
 
     pub(super) fn into_answer(self) -> Answer {
-        let mut answer = json_of(
-            self.kind.status,
-            &Shown {
-                kind: format!("urn:rollcall:problem:{}", self.code),
-                title: self.kind.title,
-                status: self.kind.status.as_u16(),
-                detail: &self.detail,
-                code: self.code,
-                retryable: self.retryable,
-                retry_after: self.retry_after,
-                side_effects: self.side_effects,
-                hint: self.hint.as_deref(),
-                field: self.field.as_deref(),
-                problems: &self.problems,
-            },
-        );
+        let mut answer = json_of(self.kind.status, &self.shown());
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
@@ -170,6 +155,23 @@ impl Problem {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
         }
         answer
+    }
+
+    /// What is said of it, as JSON; an answer about many things tells several of them.
+    pub(crate) fn shown(&self) -> impl Serialize + '_ {
+        Shown {
+            kind: format!("urn:rollcall:problem:{}", self.code),
+            title: self.kind.title,
+            status: self.kind.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            retryable: self.retryable,
+            retry_after: self.retry_after,
+            side_effects: self.side_effects,
+            hint: self.hint.as_deref(),
+            field: self.field.as_deref(),
+            problems: &self.problems,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::MAX_KEY;
 use crate::api::http::json::depth_within;
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{invalid, unknown};
@@ -43,6 +44,7 @@ const FIELDS: &[&str] = &[
     "session",
     "session_ttl",
     "placement",
+    "idempotency_key",
 ];
 
 /// Reads a task from the body of a request.
@@ -51,14 +53,34 @@ const FIELDS: &[&str] = &[
 /// 400 for what is not JSON or nested too deeply, 422 for a field that is unknown, wrong, or not
 /// supported by this version.
 pub(super) fn read(body: &[u8]) -> Result<TaskSpec, Refused> {
-    let text = checked_text(body)?;
+    let fields = fields(checked_text(body)?)?;
+    if fields.raw("idempotency_key").is_some() {
+        let problem = invalid("idempotency_key", "is a field of a batch's tasks only");
+        return Err(problem.hint("send it as the header Idempotency-Key").into());
+    }
+    spec(&fields)
+}
+
+/// Reads one task of a batch, which bears its own `idempotency_key`.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_item(text: &str) -> Result<(TaskSpec, Option<String>), Refused> {
+    let fields = fields(checked_text(text.as_bytes())?)?;
+    let expected = "a text of 1 to 128 bytes";
+    let key =
+        fields.checked("idempotency_key", expected, |key: &String| (1..=MAX_KEY).contains(&key.len()))?;
+    Ok((spec(&fields)?, key))
+}
+
+fn fields(text: &str) -> Result<Fields<'_>, Refused> {
     let mut from = serde_json::Deserializer::from_str(text);
     let fields = from.deserialize_any(Fields::default()).and_then(|fields| from.end().map(|()| fields));
     let fields = fields.map_err(|error| not_json(&error, TASK))?;
-    if let Some(problem) = fields.wrong {
-        return Err(problem);
+    match fields.wrong {
+        Some(problem) => Err(problem),
+        None => Ok(fields),
     }
-    spec(&fields)
 }
 
 /// The body as text that is not nested too deeply; whether it is JSON shows when it is read.
@@ -66,8 +88,16 @@ pub(super) fn read(body: &[u8]) -> Result<TaskSpec, Refused> {
 /// # Errors
 /// 400.
 pub(crate) fn checked_text(body: &[u8]) -> Result<&str, Refused> {
-    if !depth_within(body, MAX_DEPTH) {
-        let message = format!("values may be nested {MAX_DEPTH} deep at most");
+    text_within(body, MAX_DEPTH)
+}
+
+/// The same with another bound on its nesting.
+///
+/// # Errors
+/// 400.
+pub(super) fn text_within(body: &[u8], depth: usize) -> Result<&str, Refused> {
+    if !depth_within(body, depth) {
+        let message = format!("values may be nested {depth} deep at most");
         return Err(problem::TOO_DEEP.with(message).into());
     }
     std::str::from_utf8(body)
@@ -151,8 +181,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A field's name; borrowed unless it is escaped.
-struct Name<'a>(std::borrow::Cow<'a, str>);
+/// A field's name as JSON has it; borrowed unless it is escaped.
+pub(super) struct Name<'a>(pub(super) std::borrow::Cow<'a, str>);
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -5,15 +5,30 @@ use crate::fleet::{AttemptRecord, TaskError, TaskRecord};
 
 /// Writes a task.
 pub(crate) fn write(out: &mut Vec<u8>, task: &TaskRecord) {
-    let spec = &*task.spec;
     let mut object = Object::new(out);
+    head(&mut object, task);
+    object.raw("output", task.output.as_ref().map_or("null", |output| output.as_str()));
+    rest(object, task);
+}
+
+/// Writes a task without what the worker returned: a thousand of those would be a gigabyte.
+pub(super) fn write_outline(out: &mut Vec<u8>, task: &TaskRecord) {
+    let mut object = Object::new(out);
+    head(&mut object, task);
+    rest(object, task);
+}
+
+fn head(object: &mut Object<'_>, task: &TaskRecord) {
     {
         use std::io::Write;
         // Writing to a vector cannot fail.
         drop(write!(object.name("id"), "\"{}\"", task.id));
     }
-    object.text("state", task.state.as_str()).text("capability", spec.capability.as_str());
-    object.raw("output", task.output.as_ref().map_or("null", |output| output.as_str()));
+    object.text("state", task.state.as_str()).text("capability", task.spec.capability.as_str());
+}
+
+fn rest(mut object: Object<'_>, task: &TaskRecord) {
+    let spec = &*task.spec;
     match &task.error {
         Some(error) => write_error(object.name("error"), error),
         None => {

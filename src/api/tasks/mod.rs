@@ -23,6 +23,7 @@ use crate::manager::{Ask, Submitted};
 use crate::store;
 
 mod ask;
+pub(super) mod batch;
 pub(super) mod events;
 pub(super) mod json_form;
 mod wait;
@@ -37,6 +38,9 @@ const MAX_PAGE: usize = 500;
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Bytes of an `Idempotency-Key` at most.
 const MAX_KEY: usize = 128;
+
+/// Bytes of JSON that are read on the thread that dispatches, too.
+const INLINE: usize = 64 << 10;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -223,6 +227,20 @@ fn accepted(task: &TaskRecord) -> Answer {
         answer.headers_mut().insert(LOCATION, location);
     }
     answer
+}
+
+/// Reads and checks here what is small; what is large, on a thread of its own: the one that answers
+/// requests dispatches too.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
+    if bytes <= INLINE {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| problem::INTERNAL.with(format!("the request could not be read: {error}")).into())
 }
 
 /// The key, as the first 16 bytes of its SHA-256.
