@@ -160,7 +160,7 @@ struct Counted(Box<dyn Journal>, std::sync::mpsc::Sender<usize>);
 impl Journal for Counted {
     fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
         let new = |(_, record): &&(Seq, Record)| matches!(record, Record::Task(task) if task.version == 1);
-        drop(self.1.send(batch.iter().filter(new).count()));
+        let _gone = self.1.send(batch.iter().filter(new).count());
         self.0.commit(batch)
     }
 }
