@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 7] = [
     &["fleet"],
     &["client", "config", "interface"],
     &["telemetry"],
-    &["data", "provider", "store", "supervise"],
+    &["data", "provider", "schemas", "store", "supervise"],
     &["manager"],
     &["agent", "api"],
     &["cli"],

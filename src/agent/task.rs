@@ -13,6 +13,7 @@ use crate::fleet::{
     TaskState,
 };
 use crate::manager::CallError;
+use crate::schemas::InvalidInput;
 
 /// The bounds that the HTTP API has, too.
 const MAX_NAME: usize = 128;
@@ -189,6 +190,8 @@ pub enum ExecuteError {
     Invalid(String),
     /// It was not taken.
     Refused(Refusal),
+    /// The workers of its capability take other inputs; it was not sent.
+    Input(Box<InvalidInput>),
     /// It ended otherwise than well; the outcome says how.
     Failed(Box<Outcome>),
     /// The agent has stopped.
@@ -199,6 +202,7 @@ impl From<CallError> for ExecuteError {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => Self::Refused(refusal),
+            CallError::Invalid(invalid) => Self::Input(invalid),
             CallError::Stopped => Self::Stopped,
         }
     }
@@ -209,6 +213,7 @@ impl fmt::Display for ExecuteError {
         match self {
             Self::Invalid(why) => write!(f, "the task makes no sense: {why}"),
             Self::Refused(refusal) => refused(f, refusal),
+            Self::Input(invalid) => invalid.fmt(f),
             Self::Failed(outcome) => {
                 write!(f, "task {} ended {}", outcome.id, outcome.state.as_str())?;
                 match &outcome.error {

@@ -281,6 +281,13 @@ fn problem(codes: &[&str]) -> Value {
             "hint": { "type": "string" },
             "field": { "type": "string" },
             "problems": { "type": "array", "items": { "type": "object" } },
+            "errors": { "type": "array", "description": "what is wrong with an input", "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": { "type": "string", "description": "a JSON Pointer into the input" },
+                    "message": { "type": "string" },
+                },
+            } },
         },
     })
 }

@@ -90,12 +90,25 @@ impl From<ClientError> for Failure {
 fn refusal(problem: &Problem) -> String {
     let list = problem.more.get("problems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if list.is_empty() {
-        return problem.to_string();
+        return wrong_input(problem).unwrap_or_else(|| problem.to_string());
     }
     let mut lines = vec![format!("{} ({})", problem.title, problem.code)];
     lines.extend(list.iter().map(one_problem));
     lines.extend(problem.hint.clone());
     lines.join("\n")
+}
+
+/// What is wrong with an input, place by place.
+fn wrong_input(problem: &Problem) -> Option<String> {
+    let errors = problem.more.get("errors")?.as_array().filter(|errors| !errors.is_empty())?;
+    let mut lines = vec![format!("{} ({})", problem.title, problem.code)];
+    lines.extend(errors.iter().map(|error| {
+        let text = |name: &str| error[name].as_str().unwrap_or_default();
+        let place = if text("pointer").is_empty() { "the input" } else { text("pointer") };
+        format!("{place}: {}", text("message"))
+    }));
+    lines.extend(problem.hint.clone());
+    Some(lines.join("\n"))
 }
 
 /// One entry of a refusal's `problems`: `file:line:column: path: message`, and the line itself.

@@ -51,10 +51,11 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
-    /// Runs a task that has ended once more, as a new task.
+    /// Runs tasks that have ended once more, as new tasks; they are no dead letters any more.
     Retry {
-        /// The task's id.
-        id: String,
+        /// The tasks' ids.
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
         #[command(flatten)]
         output: Output,
     },
@@ -78,7 +79,7 @@ struct List {
     /// Only those that this worker had last.
     #[arg(long)]
     worker: Option<String>,
-    /// Only tasks that used up their attempts.
+    /// Only dead letters: tasks that used up their attempts, or that took workers down.
     #[arg(long)]
     dead_letter: bool,
     /// How many at most.
@@ -106,11 +107,14 @@ impl Tasks {
                 let task: Value = client.act(&path(id, "/cancel")).await?;
                 output.print(&task, |out| writeln!(out, "{} is {}", cell(&task, "id"), cell(&task, "state")))
             }
-            Verb::Retry { id, output } => {
-                let task: Value = client.act(&path(id, "/retry")).await?;
-                output.print(&task, |out| {
-                    writeln!(out, "{} is {}; it repeats {id}", cell(&task, "id"), cell(&task, "state"))
-                })
+            Verb::Retry { ids, output } => {
+                for id in ids {
+                    let task: Value = client.act(&path(id, "/retry")).await?;
+                    output.print(&task, |out| {
+                        writeln!(out, "{} is {}; it repeats {id}", cell(&task, "id"), cell(&task, "state"))
+                    })?;
+                }
+                Ok(())
             }
             Verb::Explain { id, output } => {
                 let answer: Value = client.get(&path(id, "/explain")).await?;
@@ -185,10 +189,11 @@ fn facts(out: &mut dyn Write, task: &Value) -> io::Result<()> {
     let attempts = task["attempts"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !attempts.is_empty() {
         writeln!(out)?;
-        let mut table = Table::new(["ATTEMPT", "WORKER", "OUTCOME", "ASSIGNED", "TOOK", "ERROR"]);
+        let mut table = Table::new(["ATTEMPT", "EPOCH", "WORKER", "OUTCOME", "ASSIGNED", "TOOK", "ERROR"]);
         for attempt in attempts {
             table.row([
                 cell(attempt, "number"),
+                cell(attempt, "epoch"),
                 cell(attempt, "worker"),
                 cell(attempt, "outcome"),
                 when(attempt, "assigned_at"),

@@ -97,7 +97,7 @@ impl Fleet {
             keep,
             source,
             spec,
-            retry_of,
+            retry_of: retry_of.as_ref().map(|old| old.id),
             demand,
             phase: Phase::Between,
             version: 0,
@@ -123,7 +123,7 @@ impl Fleet {
             Keep::Passing => self.become_eligible(ix),
             Keep::Kept => {
                 let record = self.write(ix);
-                let seq = self.tasks[ix].seq;
+                let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
                 self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
                 self.become_eligible(ix);
             }
@@ -131,11 +131,30 @@ impl Fleet {
                 self.remember_key(hash, ix);
                 self.set_phase(ix, Phase::Held);
                 let record = self.write(ix);
-                let seq = self.tasks[ix].seq;
+                let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
                 self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
                 self.eligible_after(seq, ix);
             }
         }
+    }
+
+    /// A task that is repeated is no dead letter any more. Written behind its successor's record: a
+    /// crash between the two leaves a dead letter too many, and never loses one.
+    fn repeats(&mut self, old: Option<&TaskRecord>) -> Option<Seq> {
+        let old = old?;
+        let kept_here = self.finished.tasks.get(&old.id).map(|ended| &*ended.record);
+        let newest = kept_here.filter(|here| here.version > old.version).unwrap_or(old);
+        if !newest.dead_letter {
+            return None;
+        }
+        let (version, term) = (newest.version + 1, self.term);
+        let record = Arc::new(TaskRecord { version, term, dead_letter: false, ..newest.clone() });
+        let seq = self.record(Record::Task(Arc::clone(&record)));
+        if let Some(ended) = self.finished.tasks.get_mut(&record.id) {
+            ended.seq = seq;
+            ended.record = record;
+        }
+        Some(seq)
     }
 
     pub(super) fn remember_key(&mut self, hash: KeyHash, ix: TaskIx) {

@@ -79,6 +79,10 @@ impl Fleet {
                 .set(now.mono + settings.heartbeat_interval, Timer::Worker(worker, WorkerTimer::Settled)),
         );
         let registration = Arc::new(registration);
+        if subject.said.as_deref() != Some(registration.capabilities.as_slice()) {
+            subject.said = Some(registration.capabilities.as_slice().into());
+            subject.rostered = None;
+        }
         subject.registered = Some(Arc::clone(&registration));
         subject.derive();
         let (name, pool, slots) = (subject.name.clone(), subject.spec.pool.clone(), subject.slots);
@@ -115,7 +119,8 @@ impl Fleet {
         self.steer(worker);
     }
 
-    /// Puts a new process on the roster: durable before the first hand-over to it.
+    /// Puts a new process on the roster: durable before the first hand-over to it. What it offers is
+    /// kept there, so that a restarted server knows it before the worker is back.
     pub(super) fn enrol(&mut self, worker: WorkerIx, registration: &Registration) {
         let subject = &self.registry.workers[worker];
         if subject.rostered.as_ref() == Some(&registration.instance) {
@@ -126,7 +131,7 @@ impl Fleet {
             instance: registration.instance.clone(),
             endpoint: subject.spec.endpoint.clone(),
             launched: subject.spec.launch.is_some(),
-            capabilities: subject.offers.iter().map(|offer| offer.name.clone()).collect(),
+            capabilities: registration.capabilities.clone(),
         };
         let seq = self.record(Record::Roster(entry));
         let subject = &mut self.registry.workers[worker];

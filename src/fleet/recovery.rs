@@ -50,6 +50,8 @@ impl Fleet {
             }
         }
         fleet.registry.overlays.retain(|_, overlay| *overlay != super::Overlay::default());
+        let remembered = |entry: &RosterEntry| (entry.worker.clone(), entry.capabilities.as_slice().into());
+        fleet.registry.remembered = roster.values().map(remembered).collect();
         for task in tasks.into_values().filter(|task| !task.state.is_final()) {
             fleet.restore(&task, &roster);
         }

@@ -24,6 +24,8 @@ pub(super) struct WorkerRegistry {
     /// The workers of the topology. One that was removed or moved winds down without its name.
     pub(super) by_name: BTreeMap<WorkerName, WorkerIx>,
     pub(super) by_conn: BTreeMap<ConnId, WorkerIx>,
+    /// What workers of the roster offered when the server last ran; only until the topology is known.
+    pub(super) remembered: BTreeMap<WorkerName, Arc<[Offer]>>,
     /// What people said, by name: outlives the worker.
     pub(super) overlays: BTreeMap<WorkerName, Overlay>,
     /// Workers whose view may have changed since it was last taken.
@@ -82,6 +84,8 @@ pub(super) struct Worker {
     pub(super) overlay: Overlay,
     /// What it last registered.
     pub(super) registered: Option<Arc<Registration>>,
+    /// What it last said that it offers; by the roster, if not since the server started.
+    pub(super) said: Option<Arc<[Offer]>>,
     /// What it may be asked for.
     pub(super) offers: Arc<[Offer]>,
     pub(super) labels: Labels,
@@ -127,6 +131,7 @@ impl Worker {
             halting: false,
             overlay,
             registered: None,
+            said: None,
             offers: Arc::from([]),
             labels: Labels::new(),
             slots: 0,
@@ -158,9 +163,9 @@ impl Worker {
     pub(super) fn derive(&mut self) {
         let spec = &self.spec;
         let allowed = spec.capabilities.as_deref();
-        self.offers = match (&self.registered, allowed) {
-            (Some(registered), None) => registered.capabilities.as_slice().into(),
-            (Some(registered), Some(allowed)) => allowed_offers(&registered.capabilities, allowed).into(),
+        self.offers = match (&self.said, allowed) {
+            (Some(said), None) => Arc::clone(said),
+            (Some(said), Some(allowed)) => allowed_offers(said, allowed).into(),
             (None, Some(allowed)) => allowed.iter().map(plain_offer).collect(),
             (None, None) => Arc::from([]),
         };
@@ -222,11 +227,9 @@ impl Worker {
     /// Whether the topology says that it could ever offer a capability.
     pub(super) fn could_offer(&self, capability: &Capability) -> bool {
         let spec = self.next_spec.as_ref().unwrap_or(&self.spec);
-        match (&spec.capabilities, &self.registered) {
+        match (&spec.capabilities, &self.said) {
             (Some(allowed), _) => allowed.iter().any(|allowed| allowed.covers(capability)),
-            (None, Some(registered)) => {
-                registered.capabilities.iter().any(|offer| offer.name.covers(capability))
-            }
+            (None, Some(said)) => said.iter().any(|offer| offer.name.covers(capability)),
             (None, None) => true,
         }
     }

@@ -326,6 +326,7 @@ fn view(worker: &Worker) -> WorkerView {
         version: registered.map(|registered| registered.version.clone()),
         isolation: registered.and_then(|registered| registered.isolation.clone()),
         capabilities: Arc::clone(&worker.offers),
+        has_registered: worker.said.is_some(),
         slots_total: worker.slots,
         slots_used: worker.used(),
         slots_unavailable: worker.unavailable(),

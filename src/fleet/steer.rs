@@ -43,6 +43,7 @@ impl Fleet {
                 Change::Removed | Change::Renamed { .. } => {}
             }
         }
+        self.registry.remembered.clear();
         self.note(Note::Applied { generation: topology.generation, diff: Arc::new(diff) });
     }
 
@@ -75,6 +76,10 @@ impl Fleet {
         }
         let overlay = self.registry.overlays.get(name).cloned().unwrap_or_default();
         let worker = self.registry.workers.insert(Worker::new(Arc::clone(spec), overlay));
+        if let Some(said) = self.registry.remembered.remove(name) {
+            self.registry.workers[worker].said = Some(said);
+            self.registry.workers[worker].derive();
+        }
         self.registry.by_name.insert(name.clone(), worker);
         self.registry.gone.remove(name);
         self.reindex(worker);
@@ -271,6 +276,7 @@ impl Fleet {
         self.timers.clear(&mut subject.timers.grace);
         if let Some(spec) = subject.next_spec.take() {
             subject.registered = None;
+            subject.said = None;
             self.take_up(worker, &spec);
             self.reindex(worker);
         }

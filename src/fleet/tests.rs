@@ -1,6 +1,7 @@
 //! Stories about the core alone: a scripted fleet, no simulator.
 #![expect(clippy::wildcard_enum_match_arm, reason = "a story looks for one kind of effect among all")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,8 +76,44 @@ impl Stage {
         }
     }
 
+    /// The newest record of each task.
+    fn journal(&self) -> BTreeMap<TaskId, Arc<TaskRecord>> {
+        let mut tasks: BTreeMap<TaskId, Arc<TaskRecord>> = BTreeMap::new();
+        for effect in &self.seen {
+            if let Effect::Record(_, Record::Task(record)) = effect
+                && tasks.get(&record.id).is_none_or(|known| known.version < record.version)
+            {
+                tasks.insert(record.id, Arc::clone(record));
+            }
+        }
+        tasks
+    }
+
+    /// The server ends at once, and another one begins with what the journal has.
+    fn restart(&mut self, term: Term) {
+        let record = |effect: &Effect| match effect {
+            Effect::Record(_, record) => Some(record.clone()),
+            _ => None,
+        };
+        let records: Vec<Record> = self.seen.iter().filter_map(record).collect();
+        self.fleet = Fleet::recover(term, 7, "store".into(), self.now, records);
+        self.tell(Event::Desired(Arc::new(self.topology.clone())));
+        self.advance(Duration::ZERO);
+    }
+
     fn connect(&mut self, name: &str, conn: u64, instance: &str, attempts: Vec<HeldAttempt>) {
         let offer = Offer { name: "echo".into(), description: None, input_schema: None, idempotent: false };
+        self.connect_as(name, conn, instance, vec![offer], attempts);
+    }
+
+    fn connect_as(
+        &mut self,
+        name: &str,
+        conn: u64,
+        instance: &str,
+        capabilities: Vec<Offer>,
+        attempts: Vec<HeldAttempt>,
+    ) {
         self.tell(Event::LinkUp(
             ConnId(conn),
             Box::new(Registration {
@@ -88,7 +125,7 @@ impl Stage {
                 slots: None,
                 labels: Default::default(),
                 isolation: None,
-                capabilities: vec![offer],
+                capabilities,
                 attempts,
                 features: Vec::new(),
                 store: None,
@@ -97,10 +134,17 @@ impl Stage {
     }
 
     fn submit(&mut self, keep: Keep) -> TaskId {
+        let submission = Submission { keep, ..self.submission("echo") };
+        let id = submission.id;
+        self.tell(Event::Submit(Box::new(submission)));
+        id
+    }
+
+    fn submission(&mut self, capability: &str) -> Submission {
         let id = TaskId(self.next_task);
         self.next_task += 1;
         let spec = TaskSpec {
-            capability: "echo".into(),
+            capability: capability.into(),
             input: "{}".into(),
             labels: Default::default(),
             priority: 3,
@@ -113,16 +157,15 @@ impl Stage {
             retry: RetryWord::Safe,
             traceparent: None,
         };
-        self.tell(Event::Submit(Box::new(Submission {
+        Submission {
             id,
             tenant: Tenant::default_tenant(),
             request: RequestId(u64::try_from(id.0).expect("small")),
-            keep,
+            keep: Keep::Passing,
             source: Source::Rest,
             spec: Arc::new(spec),
             retry_of: None,
-        })));
-        id
+        }
     }
 
     /// The last hand-over of a task.
@@ -401,21 +444,86 @@ fn a_gap_of_the_server_itself_costs_no_worker_its_lease() {
     assert_eq!(stage.finals(task), [TaskState::Succeeded]);
 }
 
+/// A task that a worker failed as often as it may be tried.
+fn dead_letter(stage: &mut Stage) -> TaskId {
+    let submission = stage.submission("echo");
+    let spec = Arc::new(TaskSpec { max_attempts: Some(1), ..TaskSpec::clone(&submission.spec) });
+    let task = submission.id;
+    stage.tell(Event::Submit(Box::new(Submission { keep: Keep::Kept, spec, ..submission })));
+    let (conn, epoch) = stage.accept(task);
+    let error = TaskError {
+        code: "no".into(),
+        message: "no".into(),
+        retryable: true,
+        fault: Fault::Caller,
+        side_effects: SideEffects::None,
+        details: None,
+    };
+    let (status, error) = (AttemptOutcome::Failed, Some(error));
+    let report = ResultReport { task, epoch, status, output: None, error, usage: None };
+    stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
+    assert!(stage.fleet.task(task).is_some_and(|record| record.dead_letter));
+    task
+}
+
+#[test]
+fn a_retried_dead_letter_is_none_any_more_also_after_a_restart() {
+    let in_memory_still = |_: &mut Stage| {};
+    let only_in_the_archive = |stage: &mut Stage| stage.restart(Term(2));
+    for known in [in_memory_still, only_in_the_archive] {
+        let mut stage = Stage::with(&[spec("ann", 1)]);
+        let old = dead_letter(&mut stage);
+        let record = stage.fleet.task(old).expect("it is known");
+        known(&mut stage);
+        let submission = stage.submission("echo");
+        let (new, request) = (submission.id, submission.request);
+        let again = Submission { keep: Keep::Kept, retry_of: Some(record), ..submission };
+        let from = stage.seen.len();
+        let now = stage.now;
+        stage.fleet.handle(now, Event::Submit(Box::new(again)), &mut stage.seen);
+        let is_answer = |effect: &Effect| matches!(effect, Effect::Answer(asked, _) if *asked == request);
+        assert!(!stage.seen[from..].iter().any(is_answer), "nothing is durable yet");
+        let written: Vec<(TaskId, bool)> = stage.seen[from..]
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Record(_, Record::Task(record)) => Some((record.id, record.dead_letter)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(written[..2], [(new, false), (old, false)], "its successor is written first");
+        stage.tell(Event::Wake);
+        assert!(stage.seen[from..].iter().any(is_answer));
+        assert_eq!(stage.journal()[&old].state, TaskState::Failed);
+        assert!(!stage.journal()[&old].dead_letter);
+        assert_eq!(stage.journal()[&new].retry_of, Some(old));
+    }
+}
+
+#[test]
+fn what_workers_offered_is_known_after_a_restart_before_they_are_back() {
+    let mut stage = Stage::with(&[WorkerSpec { capabilities: None, ..spec("ann", 1) }]);
+    let schema = Some(Payload::from(r#"{"type":"object"}"#));
+    let offer = Offer { name: "echo".into(), description: None, input_schema: schema, idempotent: true };
+    stage.tell(Event::LinkDown(ConnId(1), Why::Io));
+    stage.connect_as("ann", 2, "first", vec![offer.clone()], Vec::new());
+    stage.restart(Term(2));
+    let view = stage.fleet.workers().remove(0);
+    assert_eq!((&view.capabilities[..], view.has_registered), (&[offer][..], true));
+    assert_eq!(view.state, WorkerState::Connecting);
+    let other = stage.submission("secret");
+    stage.tell(Event::Submit(Box::new(other)));
+    let refused = |effect: &Effect| {
+        matches!(effect, Effect::Answer(_, Answer::Refused(Refusal::UnknownCapability { .. })))
+    };
+    assert!(stage.seen.iter().any(refused), "it offers what it last registered, and nothing else");
+}
+
 #[test]
 fn a_kept_task_survives_a_crash_and_its_worker_goes_on_with_it() {
     let mut stage = Stage::with(&[spec("ann", 1)]);
     let task = stage.submit(Keep::Kept);
     let (_, epoch) = stage.accept(task);
-    let records: Vec<Record> = stage
-        .seen
-        .iter()
-        .filter_map(|effect| match effect {
-            Effect::Record(_, record) => Some(record.clone()),
-            _ => None,
-        })
-        .collect();
-    stage.fleet = Fleet::recover(Term(2), 7, "store".into(), stage.now, records);
-    stage.tell(Event::Desired(Arc::new(stage.topology.clone())));
+    stage.restart(Term(2));
     stage.connect("ann", 2, "first", vec![HeldAttempt { task, epoch, done: false }]);
     stage.succeed(task, ConnId(2), epoch);
     assert_eq!(stage.finals(task), [TaskState::Succeeded]);

@@ -90,9 +90,11 @@ pub struct WorkerView {
     pub version: Option<Arc<str>>,
     /// The isolation level that it registered.
     pub isolation: Option<Arc<str>>,
-    /// What it may be asked for: what it registered, within what the topology allows; before it
-    /// has registered, what the topology states.
+    /// What it may be asked for: what it last registered, within what the topology allows; before it
+    /// has ever registered, what the topology states.
     pub capabilities: Arc<[Offer]>,
+    /// Whether `capabilities` is its own word, of now or of before the server was restarted.
+    pub has_registered: bool,
     /// Tasks at once.
     pub slots_total: u32,
     /// Slots that hold an attempt.

@@ -26,8 +26,8 @@ pub struct Submission {
     pub source: Source,
     /// What is asked.
     pub spec: Arc<TaskSpec>,
-    /// The task that this one repeats.
-    pub retry_of: Option<TaskId>,
+    /// The task that this one repeats, as it ended.
+    pub retry_of: Option<Arc<TaskRecord>>,
 }
 
 /// What a worker says of itself when it connects.
@@ -470,7 +470,7 @@ pub struct RosterEntry {
     /// Whether the server launched it (then it ended with the server).
     pub launched: bool,
     /// What it offered.
-    pub capabilities: Vec<Capability>,
+    pub capabilities: Vec<Offer>,
 }
 
 /// What people have said about a worker; outlives reconnects and restarts.

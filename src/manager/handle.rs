@@ -14,6 +14,7 @@ use super::ring::EventRing;
 use crate::data::TaskLogs;
 use crate::fleet::*;
 use crate::interface::LinkIo;
+use crate::schemas::{InvalidInput, Schemas};
 use crate::store::Archive;
 use crate::supervise::{ProcessStatus, Supervisor};
 use crate::telemetry::Metrics;
@@ -73,6 +74,8 @@ pub enum Submitted {
 pub enum CallError {
     /// The core said no.
     Refused(Refusal),
+    /// The workers of the capability take other inputs.
+    Invalid(Box<InvalidInput>),
     /// The server has stopped, or stops before the task could end.
     Stopped,
 }
@@ -148,8 +151,8 @@ pub struct Ask {
     pub key: Option<KeyHash>,
     /// The task.
     pub spec: Arc<TaskSpec>,
-    /// The task that this one repeats.
-    pub retry_of: Option<TaskId>,
+    /// The task that this one repeats, as it ended.
+    pub retry_of: Option<Arc<TaskRecord>>,
 }
 
 pub(crate) struct Shared {
@@ -168,6 +171,7 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<dyn Archive>,
     pub(crate) ring: EventRing,
     pub(crate) supervisor: Supervisor,
+    pub(crate) schemas: Schemas,
 }
 
 /// A handle to the WorkerManager. Clone it freely.
@@ -179,8 +183,10 @@ impl Manager {
     /// on whether or not anybody listens.
     ///
     /// # Errors
-    /// [`CallError::Refused`] with the reason, [`CallError::Stopped`] when the server is gone.
+    /// [`CallError::Refused`] or [`CallError::Invalid`] with the reason, [`CallError::Stopped`] when
+    /// the server is gone.
     pub async fn submit(&self, ask: Ask) -> Result<Submitted, CallError> {
+        self.check(&ask).await?;
         let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
         let tenant = ask.tenant.clone();
         let submission = self.submission(ask, keep)?;
@@ -195,6 +201,12 @@ impl Manager {
         let mut submissions = Vec::with_capacity(asks.len());
         let mut waiting = Vec::with_capacity(asks.len());
         for ask in asks {
+            if let Err(invalid) = self.check(&ask).await {
+                waiting.push(Err(invalid));
+                continue;
+            }
+            // Each check may take a moment: the fleet goes on between them.
+            tokio::task::yield_now().await;
             let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
             let tenant = ask.tenant.clone();
             waiting.push(self.submission(ask, keep).map(|submission| {
@@ -251,6 +263,7 @@ impl Manager {
                 None => submitted,
             });
         }
+        self.check(&ask).await?;
         let submission = self.submission(ask, Keep::Passing)?;
         let task = submission.id;
         let (reply, waited) = oneshot::channel();
@@ -471,6 +484,19 @@ impl Manager {
             // An error means that the loop is gone, which is what was asked for.
             drop(done.await);
         }
+    }
+
+    /// Whether the workers would take this input, as far as their schemas say.
+    async fn check(&self, ask: &Ask) -> Result<(), CallError> {
+        let checked = self.0.schemas.check(&ask.spec.capability, &ask.spec.input).await;
+        checked.map_err(|invalid| {
+            self.0.metrics.note(&Note::Submitted {
+                capability: ask.spec.capability.clone(),
+                source: ask.source,
+                outcome: "invalid",
+            });
+            CallError::Invalid(Box::new(invalid))
+        })
     }
 
     fn submission(&self, ask: Ask, keep: Keep) -> Result<Box<Submission>, CallError> {

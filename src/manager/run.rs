@@ -24,6 +24,7 @@ use crate::data::TaskLogs;
 use crate::fleet::*;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
+use crate::schemas::Schemas;
 use crate::store::{Committed, LINGER, Opened, StoreFault, Writer};
 use crate::supervise::{Options, Supervisor};
 use crate::telemetry::{Loop, Metrics};
@@ -126,6 +127,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         archive,
         ring: EventRing::default(),
         supervisor: supervisor.clone(),
+        schemas: Schemas::default(),
     });
     let door: Arc<dyn DataDoor> = logs;
     let meter: Arc<dyn LinkMeter> = metrics.clone();

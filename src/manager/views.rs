@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::handle::{Shared, Snapshot};
-use crate::fleet::{Fleet, Now, WorkerView};
+use crate::fleet::{Fleet, Now, Offer, WorkerView};
 
 /// The picture is so old at most.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -41,6 +41,11 @@ impl Views {
     pub(super) fn publish(&mut self, fleet: &mut Fleet, (moment, now): (Instant, Now), shared: &Shared) {
         for (name, view) in fleet.take_changes() {
             let at = self.workers.binary_search_by(|known| known.name.cmp(&name));
+            let before = at.ok().map(|at| offered(&self.workers[at])).unwrap_or_default();
+            let after = view.as_ref().map(offered).unwrap_or_default();
+            if !Arc::ptr_eq(&before, &after) {
+                shared.schemas.changed(&before, &after);
+            }
             match (at, view) {
                 (Ok(at), Some(view)) => self.workers[at] = Arc::new(view),
                 (Err(at), Some(view)) => self.workers.insert(at, Arc::new(view)),
@@ -54,4 +59,10 @@ impl Views {
         shared.snapshot.store(Arc::new(Snapshot { workers: self.workers.clone(), at: now }));
         shared.snapshot_changed.notify_waiters();
     }
+}
+
+/// What a worker has said that it offers. What only the topology says has no schemas, and must not
+/// be taken for a worker that wants none.
+fn offered(view: &WorkerView) -> Arc<[Offer]> {
+    if view.has_registered { Arc::clone(&view.capabilities) } else { Arc::default() }
 }

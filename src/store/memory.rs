@@ -64,8 +64,9 @@ impl Shelf {
         if known.is_some_and(|known| known.version >= record.version) {
             return;
         }
+        let ended_before = known.is_some_and(|known| known.state.is_final());
         self.tasks.insert(record.id, Arc::clone(record));
-        if record.state.is_final() {
+        if record.state.is_final() && !ended_before {
             let bytes = size_of_val(&**record)
                 + record.spec.input.as_str().len()
                 + record.output.as_ref().map_or(0, |output| output.as_str().len());
@@ -176,17 +177,36 @@ mod tests {
         }))
     }
 
+    #[test]
+    fn a_dead_letter_that_was_retried_is_listed_as_such_no_more_and_takes_room_once() {
+        let dead = |version, dead_letter| {
+            let Record::Task(task) = ended(1, 0) else { panic!("it is a task") };
+            Record::Task(Arc::new(TaskRecord { version, dead_letter, ..TaskRecord::clone(&task) }))
+        };
+        let limits = MemoryLimits { max_tasks: 2, ..MemoryLimits::default() };
+        let mut store = MemoryStore::new(limits);
+        for record in [dead(1, true), dead(2, false), dead(1, true), ended(2, 0)] {
+            store.commit(&[(Seq(1), record)]).expect("memory takes everything");
+        }
+        assert_eq!(listed(&store, None), [2, 1]);
+        assert_eq!(listed(&store, Some(true)), []);
+    }
+
     fn kept(limits: MemoryLimits, records: &[Record]) -> Vec<u128> {
         let mut store = MemoryStore::new(limits);
         for record in records {
             store.commit(&[(Seq(1), record.clone())]).expect("memory takes everything");
         }
+        listed(&store, None)
+    }
+
+    fn listed(store: &MemoryStore, dead_letter: Option<bool>) -> Vec<u128> {
         let query = Query {
             tenant: Tenant::default_tenant(),
             state: None,
             capability: None,
             worker: None,
-            dead_letter: None,
+            dead_letter,
             limit: 100,
             before: None,
         };

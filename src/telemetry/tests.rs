@@ -59,6 +59,7 @@ fn view(name: &str, pool: Option<&str>) -> Arc<WorkerView> {
         version: Some("1.2.3".into()),
         isolation: None,
         capabilities: Arc::from([]),
+        has_registered: true,
         slots_total: 4,
         slots_used: 1,
         slots_unavailable: 1,

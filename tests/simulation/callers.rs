@@ -86,7 +86,7 @@ impl World {
         self.submit_as(id, keep, None);
     }
 
-    fn submit_as(&mut self, id: TaskId, keep: Keep, retry_of: Option<TaskId>) {
+    fn submit_as(&mut self, id: TaskId, keep: Keep, retry_of: Option<Arc<TaskRecord>>) {
         let spec = Arc::new(self.spec(keep == Keep::Passing));
         if self.dice.chance(self.plan.poison) {
             self.poison.insert(id);
@@ -145,6 +145,12 @@ impl World {
 
     fn retry_some(&mut self) {
         let Some(old) = self.callers.dead.pop() else { return };
+        // As the shell does: the core is asked first, then the store.
+        let known = self.server.fleet.as_ref().and_then(|fleet| fleet.task(old));
+        let Some(old) = known.or_else(|| self.disk.task(old)) else { return };
+        if self.dice.chance(200) {
+            self.callers.dead.push(old.id);
+        }
         self.callers.next_task += 1;
         let id = TaskId(u128::from(self.callers.next_task) << 64 | 1);
         self.submit_as(id, Keep::Kept, Some(old));

@@ -85,6 +85,11 @@ impl Disk {
             .collect()
     }
 
+    /// What the archive knows of a task.
+    pub(crate) fn task(&self, task: TaskId) -> Option<Arc<TaskRecord>> {
+        self.tasks.get(&task).cloned()
+    }
+
     /// Whether a key names a task that has ended.
     pub(crate) fn has_ended(&self, key: u128) -> bool {
         let task = self.keys.get(&key).and_then(|task| self.tasks.get(task));

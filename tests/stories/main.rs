@@ -3,7 +3,9 @@
 mod batches;
 mod command_line;
 mod conformance;
+mod dead_letters;
 mod http_api;
+mod input_schemas;
 mod launching;
 mod metrics;
 mod protocol_doc;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::body::{Answer, json_of};
 use crate::fleet::{Refusal, SideEffects};
 use crate::manager::CallError;
+use crate::schemas::InputError;
 
 /// A problem on its way out of a handler; boxed, so that the good way stays small.
 pub(crate) type Refused = Box<Problem>;
@@ -54,6 +55,7 @@ kinds! {
     INVALID_FIELD = UNPROCESSABLE_ENTITY, "invalid_field", "A field has a value that it cannot have";
     NOT_SUPPORTED = UNPROCESSABLE_ENTITY, "not_supported", "This version cannot do that";
     UNKNOWN_CAPABILITY = UNPROCESSABLE_ENTITY, "unknown_capability", "No worker could ever do that";
+    INVALID_INPUT = UNPROCESSABLE_ENTITY, "invalid_input", "The input is not what the capability takes";
     KEY_REUSED = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key was used with another body";
     CONFIG_REJECTED = UNPROCESSABLE_ENTITY, "topology_invalid", "The topology was not taken";
     UPGRADE_REQUIRED = UPGRADE_REQUIRED, "upgrade_required", "Only a WebSocket may connect here";
@@ -80,6 +82,7 @@ impl Kind {
             hint: None,
             field: None,
             problems: Vec::new(),
+            errors: Vec::new(),
             allow: None,
         }
     }
@@ -97,6 +100,7 @@ pub(crate) struct Problem {
     hint: Option<String>,
     field: Option<String>,
     problems: Vec<crate::config::Problem>,
+    errors: Vec<InputError>,
     allow: Option<&'static str>,
 }
 
@@ -171,6 +175,7 @@ impl Problem {
             hint: self.hint.as_deref(),
             field: self.field.as_deref(),
             problems: &self.problems,
+            errors: &self.errors,
         }
     }
 }
@@ -192,6 +197,8 @@ struct Shown<'a> {
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     problems: &'a [crate::config::Problem],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [InputError],
 }
 
 impl From<Refusal> for Problem {
@@ -238,6 +245,15 @@ impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => refusal.into(),
+            CallError::Invalid(invalid) => {
+                let hint = format!(
+                    "GET /v1/workers shows the `input_schema` of {} with its workers",
+                    invalid.capability
+                );
+                let mut problem = INVALID_INPUT.with(invalid.to_string()).field("input").hint(hint);
+                problem.errors = invalid.errors;
+                problem
+            }
             CallError::Stopped => STOPPED
                 .with("the server stopped; whether a task of this request began is not known")
                 .hint("send it again with an Idempotency-Key once the server is back")

@@ -197,7 +197,7 @@ pub(super) async fn retry(state: &AppState, id: &str) -> Reply {
         source: Source::Rest,
         key: None,
         spec: Arc::new(spec),
-        retry_of: Some(task.id),
+        retry_of: Some(task),
     };
     let (Submitted::Finished(task) | Submitted::Accepted(task) | Submitted::Replayed(task)) =
         state.manager().submit(ask).await?;

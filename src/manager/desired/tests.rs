@@ -51,6 +51,7 @@ fn busy(spec: &WorkerSpec) -> WorkerView {
         version: None,
         isolation: None,
         capabilities: Arc::new([]),
+        has_registered: true,
         slots_total: 4,
         slots_used: 2,
         slots_unavailable: 0,

@@ -124,6 +124,12 @@ impl Tasks {
             return Ok(());
         }
         seen.promised = true;
+        if let Some(old) = record.retry_of.and_then(|old| self.tasks.get(&old))
+            && old.durable.as_ref().is_some_and(|durable| durable.dead_letter)
+        {
+            return Err(format!("task {} repeats one that is a dead letter still", record.id));
+        }
+        let seen = &self.tasks[&record.id];
         let Some(durable) = &seen.durable else {
             return Err(format!("I1: the id of task {} was given out before it was durable", record.id));
         };

@@ -196,11 +196,15 @@ async fn ten_thousand_bad_requests_leave_no_trace() {
         }
     };
     volley(500).await;
-    let before = resident();
-    volley(10_000).await;
-    let grown = resident().saturating_sub(before);
-    // The other stories run in this process too; a leak of 1 KiB a request would be 10 MiB.
-    assert!(grown < 64 << 10, "grown by {grown} KiB");
+    // The other stories run in this process, too, and take memory now and then; a leak takes it in
+    // each round: 1 KiB a request would be 2.5 MiB.
+    let mut grown = Vec::new();
+    for _ in 0..4 {
+        let before = resident();
+        volley(2_500).await;
+        grown.push(resident().saturating_sub(before));
+    }
+    assert!(grown.iter().any(|kib| *kib < 2 << 10), "grown by {grown:?} KiB");
     assert_eq!(server.manager().stats().await.expect("it runs").depth, 0);
     assert_eq!(server.run("echo", json!(1)).await["state"], "succeeded", "and it serves on");
 }

@@ -17,8 +17,8 @@ const LISTEN: &str = "STORY_WORKER_LISTEN";
 const CONNECT: &str = "STORY_WORKER_CONNECT";
 const FOLDER: &str = "STORY_WORKER_FOLDER";
 
-/// A worker in a process of its own. It offers `once`, which must not be repeated, and `again`, which
-/// may be. Each notes its run in the file `runs` of its folder, waits for the file that its input
+/// A worker in a process of its own. It offers `once`, which must not be repeated, `again`, which
+/// may be, and `strict`, which takes objects only. Each notes its run in the file `runs` of its folder, waits for the file that its input
 /// names by `until`, and answers with its process's id. Dropping kills it.
 pub(crate) struct WorkerProcess(Child);
 
@@ -117,7 +117,8 @@ async fn is_a_worker_when_told_so() {
     let handler = move |task: sdk::Task, context: sdk::TaskContext| run(folder.clone(), task, context);
     let worker = sdk::Worker::builder("story")
         .capability(sdk::Capability::new("once"), handler.clone())
-        .capability(sdk::Capability::new("again").idempotent(true), handler)
+        .capability(sdk::Capability::new("again").idempotent(true), handler.clone())
+        .capability(sdk::Capability::new("strict").input_schema(&json!({ "type": "object" })), handler)
         .lifeline(sdk::lifeline().expect("the story holds the other end"))
         .build();
     let never = CancellationToken::new();
