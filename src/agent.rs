@@ -41,9 +41,10 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
-use crate::config::{Config, Env, Loaded, Problem, Source, listed};
+use crate::config::{Config, Env, Loaded, Problem, Source, StoreKind, listed};
 use crate::fleet::{Source as Door, TaskState, Tenant, WorkerState, WorkerView};
 use crate::manager::{Ask, Manager, Submitted};
+use crate::store::sqlite::OpenError;
 use crate::supervise::Options;
 use crate::telemetry::Metrics;
 
@@ -52,7 +53,7 @@ mod task;
 
 pub use task::{ExecuteError, Outcome, Task};
 
-use engine::Engine;
+use engine::{Engine, EngineError};
 
 /// How often readiness is looked at again, should a change have been missed.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -62,6 +63,8 @@ const RECHECK: Duration = Duration::from_millis(50);
 pub enum StartError {
     /// The configuration cannot be read, or is wrong: everything that is wrong with it.
     Config(Vec<Problem>),
+    /// The store cannot be opened.
+    Store(OpenError),
     /// The system would not let it.
     System(std::io::Error),
     /// It stopped while it started.
@@ -72,6 +75,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(problems) => f.write_str(&listed(problems)),
+            Self::Store(error) => write!(f, "the agent cannot start: {error}"),
             Self::System(error) => write!(f, "the agent cannot start: {error}"),
             Self::Stopped => f.write_str("the agent stopped while it started"),
         }
@@ -81,6 +85,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Store(error) => Some(error),
             Self::System(error) => Some(error),
             Self::Config(_) | Self::Stopped => None,
         }
@@ -185,8 +190,14 @@ impl Builder {
             Given::Text(_) => Source::new("config.yaml", self.env),
         };
         let start = |config: &Config| {
-            Engine::start(config, Arc::new(Metrics::default()), self.programs, None)
-                .map_err(StartError::System)
+            // Its tasks end with their callers: nothing needs a disk unless the file says so.
+            let usual = StoreKind::Memory;
+            Engine::start(config, usual, Arc::new(Metrics::default()), self.programs, None).map_err(|error| {
+                match error {
+                    EngineError::Store(error) => StartError::Store(error),
+                    EngineError::System(error) => StartError::System(error),
+                }
+            })
         };
         match self.from {
             Given::File(_) => {

@@ -1,6 +1,7 @@
 //! A running fleet, put together: store, manager, desired value, and the tasks behind them. The
 //! server is this with an API in front; an embedded agent is this alone.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use crate::interface::LinkLimits;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::manager::desired::Desired;
 use crate::manager::{self, CallError, Manager, Parts};
-use crate::store::{MemoryLimits, MemoryStore, Opened};
+use crate::store::sqlite::{self, OpenError, SqliteOptions};
+use crate::store::{MemoryStore, Opened, Retention};
 use crate::supervise::Options;
 use crate::telemetry::{Metrics, probe_runtime};
 
@@ -29,26 +31,47 @@ pub(crate) struct Engine {
     stop: CancellationToken,
 }
 
+/// Why a fleet did not start.
+#[derive(Debug)]
+pub(crate) enum EngineError {
+    /// The store must not be served.
+    Store(OpenError),
+    /// A thread, a file, or what the store had.
+    System(io::Error),
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
 impl Engine {
-    /// Opens the store and starts the manager; the fleet is still empty.
+    /// Opens the store, of the `usual` kind unless the configuration names one, and starts the
+    /// manager; the fleet is still empty.
     ///
     /// # Errors
     /// When the store cannot be opened, or a thread or `record` cannot be made.
     pub(crate) fn start(
         config: &Config,
+        usual: StoreKind,
         metrics: Arc<Metrics>,
         programs: Options,
         record: Option<PathBuf>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, EngineError> {
         let (manager, fleet_loop) = manager::start(Parts {
-            opened: open(config),
+            opened: open(config, usual).map_err(EngineError::Store)?,
             metrics: Arc::clone(&metrics),
             factory: WorkerInterfaceFactory::new(),
             programs,
             limits: limits(config),
             seed: rand::random(),
             record,
-        })?;
+        })
+        .map_err(EngineError::System)?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
@@ -120,19 +143,11 @@ fn limits(config: &Config) -> LinkLimits {
     }
 }
 
-/// Opens the store that the configuration names. The one in memory keeps no more than its own
-/// limits, however much disk the retention of other stores would allow.
-fn open(config: &Config) -> Opened {
-    match config.store.kind {
-        StoreKind::Memory => {
-            let own = MemoryLimits::default();
-            let wanted = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-            MemoryStore::new(MemoryLimits {
-                max_tasks: own.max_tasks.min(wanted(config.retention.max_tasks)),
-                max_bytes: own.max_bytes.min(wanted(config.retention.max_bytes)),
-                max_age: config.retention.finished_tasks,
-            })
-            .open()
-        }
+/// Opens the store that the configuration names.
+fn open(config: &Config, usual: StoreKind) -> Result<Opened, OpenError> {
+    let retention = Retention::from(&config.retention);
+    match config.store.kind.unwrap_or(usual) {
+        StoreKind::Memory => Ok(MemoryStore::new(retention).open()),
+        StoreKind::Sqlite => sqlite::open(&SqliteOptions::new(&config.server.data_dir, retention)),
     }
 }

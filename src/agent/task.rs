@@ -203,7 +203,8 @@ impl From<CallError> for ExecuteError {
         match error {
             CallError::Refused(refusal) => Self::Refused(refusal),
             CallError::Invalid(invalid) => Self::Input(invalid),
-            CallError::Stopped => Self::Stopped,
+            // An agent asks for no stored task.
+            CallError::Stopped | CallError::Unread(_) => Self::Stopped,
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::supervise::printable;
 
 /// Something did not work.
 const FAILED: u8 = 1;
+/// A store must not be served.
+const STORE: u8 = 4;
 /// The command line makes no sense; clap exits with the same.
 const USAGE: u8 = 2;
 
@@ -20,6 +22,8 @@ const USAGE: u8 = 2;
 pub(super) enum Failure {
     /// It is said here.
     Said(String),
+    /// A store must not be served as it is.
+    Store(String),
     /// The command line makes no sense.
     Usage(String),
     /// All has been said already.
@@ -46,6 +50,10 @@ impl Failure {
             Self::Usage(message) => {
                 say(message);
                 return ExitCode::from(USAGE);
+            }
+            Self::Store(message) => {
+                say(message);
+                return ExitCode::from(STORE);
             }
             Self::Silent => {}
             Self::ReaderLeft => return ExitCode::SUCCESS,

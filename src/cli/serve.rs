@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 
 use super::check::{counted, print_problems};
 use super::failure::{Failure, Outcome};
-use crate::agent::engine::Engine;
+use crate::agent::engine::{Engine, EngineError};
 use crate::api::{self, AppState, Listeners};
-use crate::config::{Env, LoadErrorKind, ServerConfig, Source, Trigger};
+use crate::config::{Env, LoadErrorKind, ServerConfig, Source, StoreKind, Trigger};
 use crate::manager::desired::Desired;
 use crate::supervise::Options;
 use crate::telemetry::{Metrics, count_panics, logs};
@@ -62,8 +62,12 @@ impl Serve {
         // Before any program starts: an address that is taken must not cost a round of start and stop.
         let listeners = bind(&config.server).await?;
         let address = listeners.api.local_addr()?;
-        let mut engine = Engine::start(config, metrics, Options::default(), self.record.clone())
-            .map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+        let mut engine =
+            Engine::start(config, StoreKind::Sqlite, metrics, Options::default(), self.record.clone())
+                .map_err(|error| match error {
+                    EngineError::Store(error) => Failure::Store(error.to_string()),
+                    EngineError::System(error) => Failure::new(format!("cannot start: {error}")),
+                })?;
         let desired = engine
             .follow(source, loaded)
             .await

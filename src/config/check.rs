@@ -10,7 +10,9 @@ use super::model::{Document, Heartbeat, Launch, Server, Worker};
 use super::node::{At, Place};
 use super::reader::{Located, Reader};
 use super::values::spelled;
-use super::{Config, Env, Fixed, ReloadConfig, RetentionConfig, ServerConfig, StoreConfig, TelemetryConfig};
+use super::{
+    Config, Env, Fixed, ReloadConfig, RetentionConfig, ServerConfig, StoreConfig, StoreKind, TelemetryConfig,
+};
 use crate::fleet::{InterfaceKind, LaunchSpec, MockSpec, Origin, Settings, Topology, WorkerName, WorkerSpec};
 
 /// How workers are made from their entries.
@@ -56,7 +58,7 @@ impl<'e> Making<'e> {
         Config {
             file,
             server: self.server(document.server),
-            store: StoreConfig { kind: document.store.kind.value },
+            store: StoreConfig { kind: document.store.kind.as_ref().map(|kind| kind.value) },
             telemetry: TelemetryConfig { log: document.telemetry.log, level: document.telemetry.level },
             retention: RetentionConfig {
                 finished_tasks: document.retention.finished_tasks.0,
@@ -108,8 +110,8 @@ impl<'e> Making<'e> {
             ),
             field(
                 "store.kind",
-                document.store.kind.place,
-                format!("{:?}", document.store.kind.value).to_lowercase(),
+                document.store.kind.as_ref().map(|kind| kind.place).unwrap_or_default(),
+                document.store.kind.as_ref().map_or(StoreKind::Sqlite, |kind| kind.value).as_str().to_owned(),
             ),
         ]
     }

@@ -109,15 +109,31 @@ pub struct ServerConfig {
 /// `store:`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Which store.
-    pub kind: StoreKind,
+    /// Which store; `None` where nothing is written: on disk for a server, in memory for an agent
+    /// inside another program.
+    pub kind: Option<StoreKind>,
 }
 
 /// Where tasks are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
+    /// In `server.data_dir`: what was accepted survives a crash and a power cut.
+    Sqlite,
     /// In memory: gone when the server stops.
     Memory,
+}
+
+impl StoreKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Sqlite, Self::Memory];
+
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Memory => "memory",
+        }
+    }
 }
 
 /// `telemetry:`

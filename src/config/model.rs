@@ -67,8 +67,8 @@ section! {
 section! {
     /// Where tasks are kept.
     struct Store {
-        /// `memory`: tasks are gone when the server stops. Changing it takes a restart.
-        kind: Located<StoreKind> = Located::nowhere(StoreKind::Memory);
+        /// `sqlite`: in a database in `server.data_dir`. `memory`: tasks are gone when the server stops. Omitted: sqlite; in memory for an agent inside another program. Changing it takes a restart.
+        kind: Option<Located<StoreKind>> = None;
     }
     later ["durability"]
 }
@@ -171,14 +171,14 @@ section! {
 }
 
 section! {
-    /// How long finished tasks are kept; whichever bound is reached first. They are kept in memory, so the defaults are small.
+    /// How long finished tasks are kept; whichever bound is reached first. The store in memory keeps no more than 10,000 and 64 MiB.
     struct Retention {
         /// At most so long.
         finished_tasks: Span<SECOND, { 3650 * DAY }> = Span::seconds(7 * 24 * 3_600);
         /// At most so many.
-        max_tasks: Whole<1, 1_000_000_000> = Whole(10_000);
-        /// At most so many bytes of inputs and outputs.
-        max_bytes: Size<1024, { 1 << 40 }> = Size(64 << 20);
+        max_tasks: Whole<1, 1_000_000_000> = Whole(1_000_000);
+        /// At most so many bytes of them: inputs, outputs and what was shown meanwhile.
+        max_bytes: Size<1024, { 1 << 40 }> = Size(10 << 30);
     }
     later ["artifacts"]
 }
@@ -278,23 +278,21 @@ words! { LogLevel { "error" => Error, "warn" => Warn, "info" => Info, "debug" =>
 
 impl Value for StoreKind {
     fn read(node: &Node<'_>, at: &At<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        if let Some(kind @ ("sqlite" | "nats")) = node.word() {
-            let message = format!(
-                "`{kind}` is not supported by this version, which keeps tasks in memory; write memory, or leave it out"
-            );
+        if node.word() == Some("nats") {
+            let message = "`nats` is not supported by this version; write sqlite or memory, or leave it out";
             reader.problem(node.place, at, message);
             return None;
         }
-        let kind = node.word().filter(|kind| *kind == "memory").map(|_| Self::Memory);
-        reader.or_wanted(kind, node, at, || "memory".to_owned())
+        let kind = node.word().and_then(|word| Self::ALL.into_iter().find(|kind| kind.as_str() == word));
+        reader.or_wanted(kind, node, at, || "one of sqlite, memory".to_owned())
     }
 
     fn schema() -> Json {
-        json!({ "enum": ["memory"] })
+        json!({ "enum": Self::ALL.map(Self::as_str) })
     }
 
     fn written(&self) -> Option<Json> {
-        Some("memory".into())
+        Some(self.as_str().into())
     }
 }
 

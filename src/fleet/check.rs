@@ -8,7 +8,6 @@ use std::hash::{DefaultHasher, Hasher};
 use super::Fleet;
 use super::lifecycle::Phase;
 use super::slab::TaskIx;
-use super::view::CapabilityStats;
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,11 +155,12 @@ impl Fleet {
         let bytes: u64 = self.tasks.iter().map(|(_, task)| task.spec.input.as_str().len() as u64).sum();
         ensure!(bytes == self.bytes, "{bytes} bytes of inputs are counted as {}", self.bytes);
         let stats = self.stats(self.now);
-        let live = |c: &CapabilityStats| c.queued + c.delayed + c.assigned + c.running + c.cancelling;
         let accepted: u64 = stats.capabilities.values().map(|c| c.accepted.iter().sum::<u64>()).sum();
         let completed: u64 = stats.capabilities.values().map(|c| c.completed.values().sum::<u64>()).sum();
-        let depth: u64 = stats.capabilities.values().map(live).sum();
-        ensure!(depth == self.tasks.len() as u64, "{depth} tasks by state, {} in all", self.tasks.len());
+        let depth = stats.depth;
+        let held = self.tasks.iter().filter(|(_, task)| matches!(task.phase, Phase::Held)).count();
+        let counted = (self.tasks.len() - held) as u64;
+        ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
         // Each live task has at most three timers, each worker at most six.
         let most = self.tasks.len() * 3 + self.registry.workers.len() * 6;

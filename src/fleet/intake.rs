@@ -22,6 +22,8 @@ impl Fleet {
         let (source, request) = (submission.source, submission.request);
         let capability = submission.spec.capability.clone();
         let outcome = match self.admit(submission) {
+            // What becomes of a key shows when the record is written, and is noted then.
+            Ok("entered") => return,
             Ok(outcome) => outcome,
             Err(refusal) => {
                 let outcome = match &refusal {
@@ -79,14 +81,14 @@ impl Fleet {
             None => self.demand(&spec.capability, &spec.labels)?,
         };
         self.bytes += bytes;
+        let by_key = matches!(submission.keep, Keep::ByKey(_));
         self.accept(submission, demand);
-        Ok("accepted")
+        Ok(if by_key { "entered" } else { "accepted" })
     }
 
     fn accept(&mut self, submission: Submission, demand: DemandIx) {
         let Submission { id, tenant, request, keep, source, spec, retry_of } = submission;
         self.balancer.demands[demand].tasks += 1;
-        self.tally.accepted(&spec.capability, source);
         let deadline_at = spec.deadline.map(|deadline| match deadline {
             Deadline::After(span) => DeadlineAt::Mono(self.now.mono + span),
             Deadline::At(wall) => DeadlineAt::Wall(wall),
@@ -120,8 +122,12 @@ impl Fleet {
         self.by_id.insert(id, ix);
         self.arm_deadline(ix);
         match keep {
-            Keep::Passing => self.become_eligible(ix),
+            Keep::Passing => {
+                self.count_accepted(ix);
+                self.become_eligible(ix);
+            }
             Keep::Kept => {
+                self.count_accepted(ix);
                 let record = self.write(ix);
                 let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
                 self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
@@ -131,9 +137,9 @@ impl Fleet {
                 self.remember_key(hash, ix);
                 self.set_phase(ix, Phase::Held);
                 let record = self.write(ix);
-                let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
-                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
-                self.eligible_after(seq, ix);
+                let own = self.tasks[ix].seq;
+                let seq = self.repeats(retry_of.as_deref()).unwrap_or(own);
+                self.enters_after(seq, own, ix, request, record);
             }
         }
     }

@@ -130,7 +130,9 @@ impl Phase {
 
     fn bucket(&self) -> Option<Bucket> {
         match self {
-            Self::Held | Self::Recovering(_) => Some(Bucket::Delayed),
+            // Counted once its record is written: its key may turn out to be another task's.
+            Self::Held => None,
+            Self::Recovering(_) => Some(Bucket::Delayed),
             Self::Waiting(waiting) => Some(if waiting.delayed { Bucket::Delayed } else { Bucket::Queued }),
             Self::Assigned(_) => Some(Bucket::Assigned),
             Self::Running(_) => Some(Bucket::Running),
@@ -378,7 +380,9 @@ impl Fleet {
         dead_letter: bool,
         recorded: Option<Epoch>,
     ) -> Seq {
-        self.set_phase(ix, Phase::Between);
+        if matches!(self.set_phase(ix, Phase::Between), Phase::Held) {
+            self.count_accepted(ix);
+        }
         let version = self.tasks[ix].version + 1;
         let mut record = self.describe(ix, state, version);
         record.finished_at = Some(self.now.wall);
@@ -403,6 +407,21 @@ impl Fleet {
         self.finished.add(Ended { record: Arc::clone(&record), seq, recorded });
         self.note(Note::Ended { record, fault, latency });
         seq
+    }
+
+    pub(super) fn count_accepted(&mut self, ix: TaskIx) {
+        let task = &self.tasks[ix];
+        self.tally.accepted(&task.spec.capability, task.source);
+    }
+
+    /// Takes a task out that was never written: as if it had not been submitted.
+    pub(super) fn withdraw(&mut self, ix: TaskIx) {
+        self.set_phase(ix, Phase::Between);
+        let Some(mut task) = self.tasks.remove(ix) else { return };
+        self.by_id.remove(&task.id);
+        self.timers.clear(&mut task.deadline);
+        self.balancer.demands[task.demand].tasks -= 1;
+        self.bytes -= task.spec.input.as_str().len() as u64;
     }
 
     /// Moves a task between phases and keeps the counts.

@@ -153,7 +153,7 @@ impl Fleet {
             Event::Report(conn, report) => self.report(conn, report),
             Event::LinkDown(conn, why) => self.link_down(conn, why),
             Event::ProcessGone(worker) => self.process_gone(&worker),
-            Event::Durable { up_to } => self.durable(up_to),
+            Event::Durable { up_to, taken } => self.durable(up_to, &taken),
             Event::StoreFailed(failed) => self.store_failed = failed,
             Event::Quiesce => self.quiesce(),
             Event::Farewell => self.farewell(),

@@ -69,6 +69,11 @@ impl Tally {
 }
 
 impl CapabilityStats {
+    /// Its tasks that are accepted and not final.
+    pub(super) fn live(&self) -> u64 {
+        self.queued + self.delayed + self.assigned + self.running + self.cancelling
+    }
+
     fn bucket(&mut self, bucket: Bucket) -> &mut u64 {
         match bucket {
             Bucket::Queued => &mut self.queued,
@@ -125,9 +130,10 @@ impl Fleet {
                 stats.unroutable += entry.queue.len() as u64;
             }
         }
+        let depth = capabilities.values().map(CapabilityStats::live).sum();
         FleetStats {
             capabilities,
-            depth: self.tasks.len() as u64,
+            depth,
             bytes: self.bytes,
             max_depth: self.settings.max_depth,
             max_bytes: self.settings.max_bytes,

@@ -53,7 +53,7 @@ impl Stage {
     fn tell(&mut self, event: Event) {
         self.fleet.handle(self.now, event, &mut self.seen);
         while let Some(up_to) = self.fleet.awaited() {
-            self.fleet.handle(self.now, Event::Durable { up_to }, &mut self.seen);
+            self.fleet.handle(self.now, Event::Durable { up_to, taken: Vec::new() }, &mut self.seen);
         }
         self.fleet.check().expect("invariants hold");
     }
@@ -426,7 +426,7 @@ fn nothing_that_shows_a_durable_fact_leaves_before_the_journal_has_it() {
         |out: &[Effect]| out.iter().any(|effect| matches!(effect, Effect::Answer(RequestId(5), _)));
     assert!(!answered(&out));
     let up_to = stage.fleet.awaited().expect("an answer waits");
-    stage.fleet.handle(now, Event::Durable { up_to }, &mut out);
+    stage.fleet.handle(now, Event::Durable { up_to, taken: Vec::new() }, &mut out);
     assert!(answered(&out));
 }
 

@@ -324,6 +324,9 @@ pub enum Event {
     Durable {
         /// The last of them.
         up_to: Seq,
+        /// Those among them that were not written, because their key names another task already.
+        #[serde(default)]
+        taken: Vec<KeyTaken>,
     },
     /// The journal refuses writes (true), or takes them again (false).
     StoreFailed(bool),
@@ -456,6 +459,17 @@ pub enum Record {
     Roster(RosterEntry),
     /// A person's words about a worker; an entry that says nothing deletes them.
     Overlay(WorkerName, Overlay),
+}
+
+/// A task that was not written: its key names another one, which the core no longer knew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyTaken {
+    /// The record that was not written.
+    pub seq: Seq,
+    /// The task that has the key.
+    pub task: TaskId,
+    /// The body that it was submitted with; see [`KeyHash`].
+    pub body: u128,
 }
 
 /// A worker process, as a restarted server must know it.

@@ -26,6 +26,7 @@ use crate::config::{
 };
 use crate::fleet::{Diff, Generation, Topology, WorkerName, WorkerSpec};
 use crate::interface::BoxFuture;
+use crate::store::Retention;
 
 /// Requests that wait for the keeper; more make their callers wait.
 const WAITING_REQUESTS: usize = 64;
@@ -34,6 +35,9 @@ const WAITING_REQUESTS: usize = 64;
 pub trait Reconciler: Send + Sync + 'static {
     /// Puts a topology in force.
     fn apply(&self, topology: Topology) -> BoxFuture<Result<Applied, CallError>>;
+
+    /// Keeps so much of finished tasks from now on.
+    fn retain(&self, retention: Retention);
 
     /// The topology in force.
     fn topology(&self) -> Arc<Topology>;
@@ -46,6 +50,10 @@ impl Reconciler for Manager {
     fn apply(&self, topology: Topology) -> BoxFuture<Result<Applied, CallError>> {
         let manager = self.clone();
         Box::pin(async move { Manager::apply(&manager, topology).await })
+    }
+
+    fn retain(&self, retention: Retention) {
+        Manager::retain(self, retention);
     }
 
     fn topology(&self) -> Arc<Topology> {

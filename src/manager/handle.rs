@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::admission::Admission;
@@ -15,7 +15,7 @@ use crate::data::TaskLogs;
 use crate::fleet::*;
 use crate::interface::LinkIo;
 use crate::schemas::{InvalidInput, Schemas};
-use crate::store::Archive;
+use crate::store::{Limits, ReadFault, Reads, Retention};
 use crate::supervise::{ProcessStatus, Supervisor};
 use crate::telemetry::Metrics;
 
@@ -78,6 +78,8 @@ pub enum CallError {
     Invalid(Box<InvalidInput>),
     /// The server has stopped, or stops before the task could end.
     Stopped,
+    /// The store could not be read.
+    Unread(ReadFault),
 }
 
 impl From<Refusal> for CallError {
@@ -168,7 +170,10 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) logs: Arc<TaskLogs>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) archive: Arc<dyn Archive>,
+    pub(crate) reads: Reads,
+    pub(crate) limits: Arc<Limits>,
+    /// Why the store takes no new tasks at the moment.
+    pub(crate) store_trouble: ArcSwapOption<String>,
     pub(crate) ring: EventRing,
     pub(crate) supervisor: Supervisor,
     pub(crate) schemas: Schemas,
@@ -192,7 +197,7 @@ impl Manager {
         let submission = self.submission(ask, keep)?;
         let request = submission.request;
         let answer = self.ask(request, Event::Submit(submission)).await?;
-        self.submitted(&tenant, answer)
+        self.submitted(&tenant, answer).await
     }
 
     /// Submits many tasks that are all kept. Those that are accepted are one commit; each has an
@@ -220,23 +225,21 @@ impl Manager {
         let mut answers = Vec::with_capacity(waiting.len());
         for waits in waiting {
             answers.push(match waits {
-                Ok((tenant, answer)) => {
-                    answer.await.map_err(|_| CallError::Stopped).and_then(|it| self.submitted(&tenant, it))
-                }
+                Ok((tenant, answer)) => match answer.await {
+                    Ok(answer) => self.submitted(&tenant, answer).await,
+                    Err(_) => Err(CallError::Stopped),
+                },
                 Err(refused) => Err(refused),
             });
         }
         answers
     }
 
-    fn submitted(&self, tenant: &Tenant, answer: Answer) -> Result<Submitted, CallError> {
+    async fn submitted(&self, tenant: &Tenant, answer: Answer) -> Result<Submitted, CallError> {
         match answer {
             Answer::Accepted(record) => Ok(Submitted::Accepted(record)),
             Answer::Replayed(record) => Ok(Submitted::Replayed(record)),
-            Answer::ReplayedFromArchive(task) => {
-                let record = self.0.archive.task(tenant, task);
-                record.map(Submitted::Replayed).ok_or(CallError::Refused(Refusal::NoSuchTask))
-            }
+            Answer::ReplayedFromArchive(task) => self.task(tenant, task).await.map(Submitted::Replayed),
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Cancel(_) | Answer::Done => Err(CallError::Stopped),
         }
@@ -322,17 +325,27 @@ impl Manager {
     pub async fn task(&self, tenant: &Tenant, task: TaskId) -> Result<Arc<TaskRecord>, CallError> {
         let (reply, found) = oneshot::channel();
         self.call(Call::Task(task, reply)).await?;
-        found
-            .await
-            .map_err(|_| CallError::Stopped)?
-            .filter(|record| record.tenant == *tenant)
-            .or_else(|| self.0.archive.task(tenant, task))
-            .ok_or(CallError::Refused(Refusal::NoSuchTask))
+        let live = found.await.map_err(|_| CallError::Stopped)?;
+        let known = match live.filter(|record| record.tenant == *tenant) {
+            Some(record) => Some(record),
+            None => self.0.reads.task(tenant, task).await.map_err(CallError::Unread)?,
+        };
+        known.ok_or(CallError::Refused(Refusal::NoSuchTask))
     }
 
     /// Finished and live tasks, as the store lists them (at most 50 ms behind).
-    pub fn archive(&self) -> &Arc<dyn Archive> {
-        &self.0.archive
+    pub fn archive(&self) -> &Reads {
+        &self.0.reads
+    }
+
+    /// Why the store takes no new tasks at the moment; `None` when it does.
+    pub fn store_trouble(&self) -> Option<Arc<String>> {
+        self.0.store_trouble.load_full()
+    }
+
+    /// From now on, so much is kept of finished tasks.
+    pub fn retain(&self, retention: Retention) {
+        self.0.limits.set(retention);
     }
 
     /// Asks a task to stop. The answer is the task, `cancelling` or final.

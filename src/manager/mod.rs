@@ -9,6 +9,7 @@ mod handle;
 mod links;
 mod narrate;
 mod recorder;
+mod recovering;
 mod ring;
 mod run;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep_until};
 
@@ -18,6 +18,7 @@ use super::handle::{Applied, Call, Lifecycle, Manager, Shared, Snapshot, Waited}
 use super::links::Links;
 use super::narrate::{is_of_the_fleet, narrate};
 use super::recorder::Recorder;
+use super::recovering::recover;
 use super::ring::EventRing;
 use super::views::Views;
 use crate::data::TaskLogs;
@@ -25,7 +26,7 @@ use crate::fleet::*;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
 use crate::schemas::Schemas;
-use crate::store::{Committed, LINGER, Opened, StoreFault, Writer};
+use crate::store::{LINGER, Opened, Reads, StoreFault, Told, Writer};
 use crate::supervise::{Options, Supervisor};
 use crate::telemetry::{Loop, Metrics};
 
@@ -77,7 +78,6 @@ pub struct FleetLoop {
     linger_until: Option<Instant>,
     publish_at: Option<Instant>,
     stopping: Option<Stopping>,
-    store_failed: bool,
     /// When this pass began, by both kinds of clock: what arrived together happened together.
     pass: (Instant, Now),
 }
@@ -94,7 +94,7 @@ struct Stopping {
 /// When a thread or the recording's file cannot be had.
 pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
     let Parts { opened, metrics, factory, programs, limits, seed, record } = parts;
-    let Opened { journal, archive, term, id, records } = opened;
+    let Opened { mut journal, archive, term, id, records, failed_recoveries, limits: retention } = opened;
     let (event_sender, events) = mpsc::channel(EVENT_LANE);
     let (call_sender, calls) = mpsc::channel(CALL_LANE);
     let clock = Clock::default();
@@ -109,7 +109,8 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
             admission.admit(task.spec.input.as_str().len() as u64);
         }
     }
-    let fleet = Fleet::recover(term, seed, id, clock.now(), records);
+    let begin = |records| Fleet::recover(term, seed, id.clone(), clock.now(), records);
+    let fleet = recover(journal.as_mut(), failed_recoveries, records, begin)?;
     let supervisor = Supervisor::new(event_sender.clone(), programs);
     let shared = Arc::new(Shared {
         events: event_sender.clone(),
@@ -124,7 +125,9 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         clock,
         logs: Arc::clone(&logs),
         metrics: Arc::clone(&metrics),
-        archive,
+        reads: Reads::new(archive, Arc::clone(&metrics)),
+        limits: retention,
+        store_trouble: ArcSwapOption::empty(),
         ring: EventRing::default(),
         supervisor: supervisor.clone(),
         schemas: Schemas::default(),
@@ -150,7 +153,6 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         linger_until: None,
         publish_at: None,
         stopping: None,
-        store_failed: false,
         pass: (Instant::now(), Now::default()),
     };
     Ok((manager, run))
@@ -161,7 +163,7 @@ enum Woken {
     Events,
     Calls,
     Reaped(Option<Event>),
-    Committed(Option<Committed>),
+    Journal(Option<Told>),
     Timer,
 }
 
@@ -182,7 +184,7 @@ impl FleetLoop {
                 _ = self.events.recv_many(&mut event_batch, BATCH) => Woken::Events,
                 _ = self.calls.recv_many(&mut call_batch, BATCH) => Woken::Calls,
                 reaped = self.links.reaped() => Woken::Reaped(reaped),
-                committed = self.writer.committed() => Woken::Committed(committed),
+                told = self.writer.told() => Woken::Journal(told),
                 () = timer.as_mut() => Woken::Timer,
             };
             self.begin_pass();
@@ -198,7 +200,7 @@ impl FleetLoop {
                         self.tell(event);
                     }
                 }
-                Woken::Committed(committed) => self.committed(committed),
+                Woken::Journal(told) => self.heard(told),
                 Woken::Timer => {
                     // What has arrived meanwhile is read before anybody is judged silent.
                     tokio::task::yield_now().await;
@@ -432,37 +434,40 @@ impl FleetLoop {
         self.shared.lifecycle.store(u8::try_from(number).unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn committed(&mut self, committed: Option<Committed>) {
-        match committed {
-            Some(Ok(up_to)) => {
-                if std::mem::take(&mut self.store_failed) {
-                    tracing::info!("the store takes writes again");
-                    self.shared.metrics.store_writable(true);
-                    self.tell(Event::StoreFailed(false));
-                }
-                self.tell(Event::Durable { up_to });
+    /// What the journal tells.
+    fn heard(&mut self, told: Option<Told>) {
+        match told {
+            Some(Told::Committed { up_to: Some(up_to), taken }) => self.tell(Event::Durable { up_to, taken }),
+            Some(Told::Committed { up_to: None, .. }) => {}
+            Some(Told::Trouble(fault)) => self.trouble(&fault),
+            Some(Told::Well) => {
+                tracing::info!("the store takes writes again");
+                self.shared.store_trouble.store(None);
+                self.shared.metrics.store_writable(true);
+                self.tell(Event::StoreFailed(false));
             }
-            Some(Err(StoreFault::Fenced { by })) => {
-                tracing::error!(
-                    term = by.0,
-                    "another server writes to this store with a newer term: stopping at once"
-                );
-                // Serving on would show facts that the other server may deny.
-                std::process::exit(4);
-            }
-            Some(Err(StoreFault::Io(error))) if !self.store_failed => {
-                tracing::error!(
-                    error,
-                    "the store refuses writes; tasks that must be kept are refused until it takes them"
-                );
-                self.store_failed = true;
-                self.shared.metrics.store_writable(false);
-                self.tell(Event::StoreFailed(true));
-            }
-            Some(Err(StoreFault::Io(_))) => {}
             None => {
                 tracing::error!("the journal's thread is gone; this is a bug in Rollcall");
                 std::process::exit(4);
+            }
+        }
+    }
+
+    fn trouble(&mut self, fault: &StoreFault) {
+        match fault {
+            // Serving on would show facts that the disk, or another server, denies.
+            StoreFault::Fenced { .. } | StoreFault::Lost(_) => {
+                tracing::error!(%fault, "the store must not be served any more: stopping at once");
+                std::process::exit(4);
+            }
+            StoreFault::Full(_) | StoreFault::Io(_) => {
+                tracing::error!(
+                    %fault,
+                    "the store refuses writes; tasks that must be kept are refused until it takes them"
+                );
+                self.shared.store_trouble.store(Some(Arc::new(fault.to_string())));
+                self.shared.metrics.store_writable(false);
+                self.tell(Event::StoreFailed(true));
             }
         }
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::fleet::*;
 use crate::interface::LinkLimits;
 use crate::interface::factory::WorkerInterfaceFactory;
-use crate::store::{Journal, MemoryStore, StoreFault};
+use crate::store::{Batch, Journal, MemoryStore, StoreFault};
 use crate::telemetry::Metrics;
 
 fn mock(name: &str, slots: u32, latency: Duration) -> Arc<WorkerSpec> {
@@ -158,9 +158,9 @@ async fn what_no_worker_could_ever_do_is_refused_at_once() {
 struct Counted(Box<dyn Journal>, std::sync::mpsc::Sender<usize>);
 
 impl Journal for Counted {
-    fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
+    fn commit(&mut self, batch: &Batch) -> Result<Vec<KeyTaken>, StoreFault> {
         let new = |(_, record): &&(Seq, Record)| matches!(record, Record::Task(task) if task.version == 1);
-        let _gone = self.1.send(batch.iter().filter(new).count());
+        let _gone = self.1.send(batch.records.iter().filter(new).count());
         self.0.commit(batch)
     }
 }

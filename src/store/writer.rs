@@ -1,17 +1,20 @@
-//! The journal's thread (or, for one that takes no time, its place in the loop). Records gather here
-//! and are committed together: at once when an answer waits for one, else after a short lingering,
-//! because an eager write-behind of records that nobody awaits costs about a third of the throughput.
+//! The loop's end of the journal. Records gather here and are committed together: at once when an
+//! answer waits for one, else after a short lingering, because an eager write-behind of records that
+//! nobody awaits costs about a third of the throughput.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as tokio_mpsc;
 
-use super::{Journal, StoreFault};
-use crate::fleet::{Keep, Record, Seq};
+use super::{Batch, Journal, StoreFault, TaskLog};
+use crate::fleet::{Keep, KeyTaken, Record, Seq};
 use crate::telemetry::Metrics;
+
+mod thread;
 
 /// Records that nobody waits for are committed so late at most.
 pub const LINGER: Duration = Duration::from_millis(50);
@@ -22,15 +25,32 @@ const LINGER_ROWS: usize = 512;
 /// The same where the commit runs in the loop: no task may stand behind a long one.
 const LINGER_ROWS_HERE: usize = 32;
 
-/// Records on their way at most; beyond it those of passing tasks are dropped, and counted.
+/// Rows on their way at most; beyond it those of passing tasks, and logs, are dropped, and counted.
 const MAX_BACKLOG: usize = 65_536;
 
-/// How long the journal rests after a failure before it is tried again with the same records.
-const RETRY: Duration = Duration::from_secs(1);
+/// Bytes of logs on their way at most.
+const MAX_LOG_BYTES: usize = 64 << 20;
 
-/// What the journal's thread answers: a failure is followed by more tries with the same records, so
-/// nothing that waits behind them is ever let out without them.
-pub type Committed = Result<Seq, StoreFault>;
+/// What the journal tells the loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// Every record up to this one is on disk.
+    Committed {
+        /// The last of them; `None` when the batch had only logs.
+        up_to: Option<Seq>,
+        /// Those that were not written because of their keys.
+        taken: Vec<KeyTaken>,
+    },
+    /// It has failed, or has room only for results. More tries follow with the same records, so
+    /// nothing that waits behind them is ever let out without them. After one that is for good
+    /// ([`StoreFault::Fenced`], [`StoreFault::Lost`]) nothing follows.
+    Trouble(StoreFault),
+    /// All is well again.
+    Well,
+}
+
+/// What the thread tells: the loop's part, and how much of what was sent is through.
+type Report = (Told, usize, usize);
 
 /// The loop's end of the journal.
 pub struct Writer {
@@ -38,72 +58,81 @@ pub struct Writer {
     /// cost more than the commit.
     here: Option<(Box<dyn Journal>, Arc<Metrics>)>,
     /// What the journal that is here has answered.
-    done: VecDeque<Committed>,
-    gathered: Vec<(Seq, Record)>,
-    /// The last record that was sent to the thread.
+    done: VecDeque<Told>,
+    gathered: Batch,
+    /// The last record that was sent.
     sent: Seq,
-    underway: usize,
-    batches: Option<std::sync::mpsc::Sender<Vec<(Seq, Record)>>>,
-    committed: tokio_mpsc::Receiver<(Committed, usize)>,
+    rows_underway: usize,
+    log_bytes: usize,
+    batches: Option<Sender<Batch>>,
+    told: tokio_mpsc::Receiver<Report>,
     thread: Option<JoinHandle<()>>,
+    /// There is room only for what must be kept.
+    scarce: bool,
     dropped: u64,
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread, if the journal needs one.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
-    pub fn start(mut journal: Box<dyn Journal>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
-        let (batches, incoming) = std::sync::mpsc::channel::<Vec<(Seq, Record)>>();
-        let (answers, committed) = tokio_mpsc::channel(1_024);
-        if !journal.takes_time() {
-            return Ok(Self {
-                here: Some((journal, metrics)),
-                done: VecDeque::new(),
-                gathered: Vec::new(),
-                sent: Seq(0),
-                underway: 0,
-                batches: None,
-                committed,
-                thread: None,
-                dropped: 0,
-            });
-        }
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
-            while let Ok(batch) = incoming.recv() {
-                if !commit(journal.as_mut(), batch, &incoming, &answers, &metrics) {
-                    return;
-                }
-            }
-        })?;
-        Ok(Self {
+    pub fn start(journal: Box<dyn Journal>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let (reports, told) = tokio_mpsc::channel(1_024);
+        let mut writer = Self {
             here: None,
             done: VecDeque::new(),
-            gathered: Vec::new(),
+            gathered: Batch::default(),
             sent: Seq(0),
-            underway: 0,
-            batches: Some(batches),
-            committed,
-            thread: Some(thread),
+            rows_underway: 0,
+            log_bytes: 0,
+            batches: None,
+            told,
+            thread: None,
+            scarce: false,
             dropped: 0,
-        })
+        };
+        if journal.takes_time() {
+            let (batches, incoming) = std::sync::mpsc::channel();
+            let hand = thread::Hand::new(journal, incoming, reports, metrics);
+            writer.thread =
+                Some(std::thread::Builder::new().name("journal".into()).spawn(move || hand.run())?);
+            writer.batches = Some(batches);
+        } else {
+            writer.here = Some((journal, metrics));
+        }
+        Ok(writer)
     }
 
     /// Gathers a record.
     pub fn push(&mut self, seq: Seq, record: Record) {
         let passing = matches!(&record, Record::Task(task) if task.keep == Keep::Passing);
-        if passing && self.gathered.len() + self.underway >= MAX_BACKLOG {
-            self.dropped += 1;
-            if self.dropped.is_power_of_two() {
-                tracing::warn!(
-                    dropped = self.dropped,
-                    "the store lags: finished tasks that nobody asked to keep are not listed"
-                );
-            }
+        if passing && (self.scarce || self.is_behind()) {
+            self.dropped("finished tasks that nobody asked to keep are not listed");
             return;
         }
-        self.gathered.push((seq, record));
+        self.gathered.records.push((seq, record));
+    }
+
+    /// Gathers the log of a finished task, whose last record was pushed before. Nobody waits for it.
+    pub fn push_log(&mut self, log: TaskLog) {
+        if self.scarce || self.is_behind() || self.log_bytes + log.log.len() > MAX_LOG_BYTES {
+            self.dropped("the output of finished tasks is not kept");
+            return;
+        }
+        self.log_bytes += log.log.len();
+        self.gathered.logs.push(log);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.gathered.len() + self.rows_underway >= MAX_BACKLOG
+    }
+
+    fn dropped(&mut self, what: &str) {
+        self.dropped += 1;
+        if self.dropped.is_power_of_two() {
+            tracing::warn!(dropped = self.dropped, "the store lags or has no room: {what}");
+        }
     }
 
     /// Sends what has gathered if an answer waits for it, or if it is much.
@@ -116,19 +145,27 @@ impl Writer {
 
     /// Sends what has gathered.
     pub fn flush(&mut self) {
-        let Some((last, _)) = self.gathered.last() else { return };
-        self.sent = *last;
+        if self.gathered.is_empty() {
+            return;
+        }
+        let up_to = self.gathered.records.last().map(|(seq, _)| *seq);
+        self.sent = up_to.unwrap_or(self.sent);
         if let Some((journal, metrics)) = &mut self.here {
-            let began = std::time::Instant::now();
-            self.done.push_back(journal.commit(&self.gathered).map(|()| self.sent));
+            let began = Instant::now();
+            self.done.push_back(match journal.commit(&self.gathered) {
+                Ok(taken) => Told::Committed { up_to, taken },
+                Err(fault) => Told::Trouble(fault),
+            });
             metrics.store_commit(began.elapsed(), self.gathered.len());
-            self.gathered.clear();
+            self.gathered.records.clear();
+            self.gathered.logs.clear();
+            self.log_bytes = 0;
             return;
         }
         let batch = std::mem::take(&mut self.gathered);
-        self.underway += batch.len();
+        self.rows_underway += batch.len();
         if let Some(batches) = &self.batches {
-            // A thread that is gone shows as the end of `committed`.
+            // A thread that is gone shows as the end of `told`.
             drop(batches.send(batch));
         }
     }
@@ -138,24 +175,30 @@ impl Writer {
         !self.gathered.is_empty()
     }
 
-    /// The next commit's result; `None` when the thread is gone. Cancel-safe.
-    pub async fn committed(&mut self) -> Option<Committed> {
+    /// What the journal tells next; `None` when the thread is gone. Cancel-safe.
+    pub async fn told(&mut self) -> Option<Told> {
         if self.here.is_some() {
             return match self.done.pop_front() {
-                Some(result) => Some(result),
+                Some(told) => Some(told),
                 None => std::future::pending().await,
             };
         }
-        let (result, rows) = self.committed.recv().await?;
-        self.underway = self.underway.saturating_sub(rows);
-        Some(result)
+        let (told, rows, log_bytes) = self.told.recv().await?;
+        self.rows_underway = self.rows_underway.saturating_sub(rows);
+        self.log_bytes = self.log_bytes.saturating_sub(log_bytes);
+        match told {
+            Told::Trouble(_) => self.scarce = true,
+            Told::Well => self.scarce = false,
+            Told::Committed { .. } => {}
+        }
+        Some(told)
     }
 
     /// Sends what has gathered and waits until the thread has ended.
     pub async fn close(mut self) {
         self.flush();
         self.batches = None;
-        while self.committed.recv().await.is_some() {}
+        while self.told.recv().await.is_some() {}
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -164,75 +207,5 @@ impl Writer {
     }
 }
 
-/// Commits a batch, with what has come meanwhile; after a failure again and again, until it is
-/// written. False when there is nobody left to tell, or no sense in going on.
-fn commit(
-    journal: &mut dyn Journal,
-    mut batch: Vec<(Seq, Record)>,
-    incoming: &std::sync::mpsc::Receiver<Vec<(Seq, Record)>>,
-    answers: &tokio_mpsc::Sender<(Committed, usize)>,
-    metrics: &Metrics,
-) -> bool {
-    loop {
-        batch.extend(incoming.try_iter().flatten());
-        let began = std::time::Instant::now();
-        match journal.commit(&batch) {
-            Ok(()) => {
-                metrics.store_commit(began.elapsed(), batch.len());
-                let last = batch.last().map_or(Seq(0), |(seq, _)| *seq);
-                return answers.blocking_send((Ok(last), batch.len())).is_ok();
-            }
-            Err(fault) => {
-                let fenced = matches!(fault, StoreFault::Fenced { .. });
-                if answers.blocking_send((Err(fault), 0)).is_err() || fenced {
-                    return false;
-                }
-                match incoming.recv_timeout(RETRY) {
-                    Ok(more) => batch.extend(more),
-                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-                    // The server ends; what could not be written was never shown as kept.
-                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return false,
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fleet::{Overlay, WorkerName};
-
-    /// A disk that is full for so many tries.
-    struct Full(u32, std::sync::mpsc::Sender<Vec<u64>>);
-
-    impl Journal for Full {
-        fn commit(&mut self, batch: &[(Seq, Record)]) -> Result<(), StoreFault> {
-            if self.0 > 0 {
-                self.0 -= 1;
-                return Err(StoreFault::Io("no space left".into()));
-            }
-            drop(self.1.send(batch.iter().map(|(seq, _)| seq.0).collect()));
-            Ok(())
-        }
-    }
-
-    fn record() -> Record {
-        Record::Overlay(WorkerName::from("ann"), Overlay::default())
-    }
-
-    #[tokio::test]
-    async fn records_that_a_full_disk_refused_are_written_once_there_is_room() {
-        let (tell, written) = std::sync::mpsc::channel();
-        let journal = Box::new(Full(1, tell));
-        let mut writer = Writer::start(journal, Arc::new(Metrics::default())).expect("a thread");
-        writer.push(Seq(1), record());
-        writer.settle(Some(Seq(1)));
-        assert!(matches!(writer.committed().await, Some(Err(StoreFault::Io(_)))));
-        writer.push(Seq(2), record());
-        writer.settle(Some(Seq(2)));
-        assert_eq!(writer.committed().await, Some(Ok(Seq(2))));
-        assert_eq!(written.recv(), Ok(vec![1, 2]));
-        writer.close().await;
-    }
-}
+mod tests;

@@ -319,7 +319,16 @@ families! {
         STORE_COMMIT: Histogram(&FAST), "rollcall_store_commit_seconds", [],
             "Commits of the journal, with the sync to disk where there is one.";
         STORE_BATCH: Histogram(ROWS), "rollcall_store_batch_tasks", [], "Records of one commit.";
-        STORE_WRITABLE: Gauge, "rollcall_store_writable", [], "0 while the journal refuses writes.";
+        STORE_ERRORS: Counter, "rollcall_store_errors_total",
+            [label!("op" = super::store::StoreStep::ALL, super::store::StoreStep::as_str),
+             label!("kind" = "busy" "io" "full" "corrupt" "conflict")],
+            "Steps of the store that failed.";
+        STORE_WRITABLE: Gauge, "rollcall_store_writable", [],
+            "0 while the journal refuses writes, or has room only for results.";
+        STORE_SIZE: Gauge, "rollcall_store_size_bytes", [label!("file" = "db" "wal")],
+            "Sizes of the store's files; 0 for one that has none.";
+        STORE_FREE: Gauge, "rollcall_store_free_bytes", [],
+            "What the store's disk has left; NaN for a store without one.";
     }
     "API" => {
         HTTP_REQUESTS: Counter, "rollcall_http_requests_total",

@@ -3,9 +3,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, Registry};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, Registry};
 
-use super::build::{ByWord, counter, counters, gauge, gauges, histogram, histograms};
+use super::build::{ByWord, counter, counters, gauges, histogram, histograms};
 use super::catalogue as c;
 use super::http::HttpSeries;
 use super::labels::Labels;
@@ -56,9 +56,7 @@ pub struct Metrics {
     runtime_lag: Histogram,
     panics: IntCounter,
     log_events: ByWord<IntCounter>,
-    store_commit: Histogram,
-    store_batch: Histogram,
-    store_writable: Gauge,
+    pub(super) store: super::store::StoreSeries,
 }
 
 impl Default for Metrics {
@@ -100,12 +98,9 @@ impl Metrics {
             runtime_lag: histogram(&registry, &c::RUNTIME_LAG),
             panics: counter(&registry, &c::PANICS),
             log_events: by_word(&c::LOG_EVENTS),
-            store_commit: histogram(&registry, &c::STORE_COMMIT),
-            store_batch: histogram(&registry, &c::STORE_BATCH),
-            store_writable: gauge(&registry, &c::STORE_WRITABLE),
+            store: super::store::StoreSeries::new(&registry),
             registry,
         };
-        metrics.store_writable(true);
         for each in Loop::ALL {
             // A loop has the time from the start to its first pass; 0 would look like 1970.
             metrics.loop_passed(each);
@@ -154,17 +149,6 @@ impl Metrics {
             tracing::Level::DEBUG => "debug",
             tracing::Level::TRACE => "trace",
         });
-    }
-
-    /// The journal committed that many records.
-    pub fn store_commit(&self, took: Duration, rows: usize) {
-        self.store_commit.observe(took.as_secs_f64());
-        self.store_batch.observe(super::page::float(rows));
-    }
-
-    /// The journal takes writes, or refuses them.
-    pub fn store_writable(&self, writable: bool) {
-        self.store_writable.set(if writable { 1.0 } else { 0.0 });
     }
 }
 

@@ -15,6 +15,7 @@ mod probe;
 mod process;
 mod reference;
 mod render;
+mod store;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -25,6 +26,7 @@ pub use panics::count_panics;
 pub use probe::run as probe_runtime;
 pub use reference::reference_page;
 pub use render::{ConfigFacts, Scrape};
+pub use store::StoreStep;
 
 /// The media type of both pages.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;

@@ -76,9 +76,6 @@ impl World {
             Keep::Passing
         } else if self.dice.chance(self.plan.keyed) {
             let key = u128::from(self.dice.between(1, 400));
-            if self.disk.has_ended(key) {
-                return; // The shell finds it in the store and answers without the core.
-            }
             Keep::ByKey(KeyHash { key, body: key * 2 + u128::from(self.dice.chance(50)) })
         } else {
             Keep::Kept

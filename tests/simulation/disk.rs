@@ -13,8 +13,8 @@ use super::world::{Happening, World};
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
-    /// The index by key.
-    keys: BTreeMap<u128, TaskId>,
+    /// The index by key: whose it is, and the body that it came with.
+    keys: BTreeMap<u128, (TaskId, u128)>,
     roster: BTreeMap<WorkerName, RosterEntry>,
     overlays: BTreeMap<WorkerName, Overlay>,
     waiting: VecDeque<(Seq, Record)>,
@@ -31,11 +31,17 @@ impl Disk {
         self.waiting.is_empty()
     }
 
-    fn keep(&mut self, record: Record) {
+    /// Keeps a record, unless it is of a new task whose key names another one.
+    fn keep(&mut self, seq: Seq, record: Record) -> Option<KeyTaken> {
         match record {
             Record::Task(task) => {
-                if let Keep::ByKey(hash) = task.keep {
-                    self.keys.insert(hash.key, task.id);
+                if let Keep::ByKey(hash) = task.keep
+                    && !self.tasks.contains_key(&task.id)
+                {
+                    let (holder, body) = *self.keys.entry(hash.key).or_insert((task.id, hash.body));
+                    if holder != task.id {
+                        return Some(KeyTaken { seq, task: holder, body });
+                    }
                 }
                 self.tasks.insert(task.id, task);
             }
@@ -50,13 +56,14 @@ impl Disk {
                 }
             }
         }
+        None
     }
 
     /// The server died: what was under way is durable up to some point, and lost from there on.
     pub(crate) fn crash(&mut self, reached: usize) {
         let reached = if self.committing && !self.failed { reached.min(self.waiting.len()) } else { 0 };
-        for (_, record) in self.waiting.drain(..reached).collect::<Vec<_>>() {
-            self.keep(record);
+        for (seq, record) in self.waiting.drain(..reached).collect::<Vec<_>>() {
+            self.keep(seq, record);
         }
         self.waiting.clear();
         self.committing = false;
@@ -65,8 +72,8 @@ impl Disk {
     /// The server stopped in order: everything is written before it ends.
     pub(crate) fn flush(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        for (_, record) in waiting {
-            self.keep(record);
+        for (seq, record) in waiting {
+            self.keep(seq, record);
         }
         self.committing = false;
     }
@@ -88,12 +95,6 @@ impl Disk {
     /// What the archive knows of a task.
     pub(crate) fn task(&self, task: TaskId) -> Option<Arc<TaskRecord>> {
         self.tasks.get(&task).cloned()
-    }
-
-    /// Whether a key names a task that has ended.
-    pub(crate) fn has_ended(&self, key: u128) -> bool {
-        let task = self.keys.get(&key).and_then(|task| self.tasks.get(task));
-        task.is_some_and(|task| task.state.is_final())
     }
 
     /// How many records wait.
@@ -136,17 +137,17 @@ impl World {
         }
         let waiting = self.disk.waiting.len();
         let batch = if self.dice.chance(800) { waiting } else { 1 + self.dice.below(waiting) };
-        let mut last = None;
+        let (mut last, mut taken) = (None, Vec::new());
         for _ in 0..batch {
             if let Some((seq, record)) = self.disk.waiting.pop_front() {
-                self.disk.keep(record);
+                taken.extend(self.disk.keep(seq, record));
                 last = Some(seq);
             }
         }
         if let Some(up_to) = last {
             let wait = self.dice.span(Duration::from_micros(1), Duration::from_millis(5));
             // Batches are told in their order: each is told before the next one can be complete.
-            self.hear_in_order(Event::Durable { up_to }, wait);
+            self.hear_in_order(Event::Durable { up_to, taken }, wait);
         }
         self.plan_commit();
     }

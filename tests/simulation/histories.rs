@@ -44,7 +44,7 @@ pub(crate) fn submit(number: u64, keep: Keep) -> Event {
 
 /// Everything up to `seq` is on disk.
 pub(crate) fn durable(seq: u64) -> Event {
-    Event::Durable { up_to: Seq(seq) }
+    Event::Durable { up_to: Seq(seq), taken: Vec::new() }
 }
 
 /// The process `instance` of the worker "ann" (the part before the `#`) registers.

@@ -88,10 +88,12 @@ impl Promises {
                 self.workers.insert(*conn, Registration::clone(registration));
             }
             Event::Report(conn, report) => self.reported(*conn, report),
-            Event::Durable { up_to } => {
+            Event::Durable { up_to, taken } => {
                 let rest = self.under_way.split_off(&Seq(up_to.0 + 1));
-                for record in std::mem::replace(&mut self.under_way, rest).into_values() {
-                    self.disk.insert(record.id, record);
+                for (seq, record) in std::mem::replace(&mut self.under_way, rest) {
+                    if !taken.iter().any(|taken| taken.seq == seq) {
+                        self.disk.insert(record.id, record);
+                    }
                 }
             }
             _ => {}
@@ -146,6 +148,23 @@ impl Promises {
 
     fn answered(&mut self, request: RequestId, answer: &Answer) -> Result<(), String> {
         let wanted = self.wanted.remove(&request);
+        if let (Answer::ReplayedFromArchive(named), Some((_, keep))) = (answer, wanted) {
+            let Keep::ByKey(hash) = keep else {
+                return Err(format!("promise 2: task {named} is the answer to one without a key"));
+            };
+            let first = *self.keys.entry(hash.key).or_insert(*named);
+            if first != *named || self.disk.get(named).is_none_or(|record| record.keep != keep) {
+                return Err(format!(
+                    "promise 2: task {named} does not have the key of which it is the answer"
+                ));
+            }
+        }
+        if let (Answer::Refused(Refusal::KeyConflict), Some((_, Keep::ByKey(hash)))) = (answer, wanted) {
+            let differs = |record: &Arc<TaskRecord>| matches!(record.keep, Keep::ByKey(other) if other.key == hash.key && other.body != hash.body);
+            if !self.disk.values().chain(self.under_way.values()).any(differs) {
+                return Err("promise 2: a key is refused that nobody used with another body".to_owned());
+            }
+        }
         let (Answer::Accepted(record) | Answer::Replayed(record)) = answer else { return Ok(()) };
         if self.kept.contains(&record.id) {
             if !self.disk.contains_key(&record.id) {

@@ -13,12 +13,13 @@ pub(crate) fn healthz() -> Answer {
     json_of(StatusCode::OK, &json!({ "alive": true }))
 }
 
-/// `GET /readyz`: 503 only while no task is accepted. Missing workers are told, but do not count:
+/// `GET /readyz`: 503 only while no task is accepted, and why the store takes none. Missing workers are told, but do not count:
 /// their tasks wait.
 pub(crate) fn readyz(state: &AppState) -> Answer {
     let lifecycle = state.manager().lifecycle();
+    let trouble = state.manager().store_trouble();
     let ready = match lifecycle {
-        Lifecycle::Recovering | Lifecycle::Ready => true,
+        Lifecycle::Recovering | Lifecycle::Ready => trouble.is_none(),
         Lifecycle::Starting | Lifecycle::Draining => false,
     };
     let snapshot = state.manager().workers();
@@ -30,5 +31,14 @@ pub(crate) fn readyz(state: &AppState) -> Answer {
         .map(|view| view.name.as_str())
         .collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_of(status, &json!({ "ready": ready, "lifecycle": lifecycle.as_str(), "missing_workers": missing }))
+    let store = trouble.map_or_else(|| "ok".to_owned(), |why| why.to_string());
+    json_of(
+        status,
+        &json!({
+            "ready": ready,
+            "lifecycle": lifecycle.as_str(),
+            "store": store,
+            "missing_workers": missing,
+        }),
+    )
 }

@@ -9,6 +9,7 @@ use super::body::{Answer, json_of};
 use crate::fleet::{Refusal, SideEffects};
 use crate::manager::CallError;
 use crate::schemas::InputError;
+use crate::store::ReadFault;
 
 /// A problem on its way out of a handler; boxed, so that the good way stays small.
 pub(crate) type Refused = Box<Problem>;
@@ -64,6 +65,9 @@ kinds! {
     TOO_MANY_STREAMS = SERVICE_UNAVAILABLE, "too_many_streams", "As many streams are open as may be";
     DRAINING = SERVICE_UNAVAILABLE, "draining", "The server is stopping";
     STOPPED = SERVICE_UNAVAILABLE, "stopped", "The server stopped before there was an answer";
+    STORE_BUSY = SERVICE_UNAVAILABLE, "store_busy", "The store is busy with other reads";
+    STORE_DAMAGED = INTERNAL_SERVER_ERROR, "store_damaged", "A stored record is damaged";
+    STORE_UNREADABLE = SERVICE_UNAVAILABLE, "store_unreadable", "The store cannot be read";
     STORE_UNAVAILABLE = SERVICE_UNAVAILABLE, "store_unavailable", "The store takes no writes";
     NO_ANSWER = GATEWAY_TIMEOUT, "no_answer", "The worker did not answer";
     INTERNAL = INTERNAL_SERVER_ERROR, "internal", "Rollcall made a mistake";
@@ -259,6 +263,24 @@ impl From<CallError> for Problem {
                 .hint("send it again with an Idempotency-Key once the server is back")
                 .side_effects(SideEffects::Unknown)
                 .retry_after(5),
+            CallError::Unread(fault) => fault.into(),
+        }
+    }
+}
+
+impl From<ReadFault> for Problem {
+    fn from(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::Damaged(what) => STORE_DAMAGED
+                .with(what)
+                .hint("the record is on the disk, and is not what was written: see `rollcall repair`"),
+            ReadFault::Busy => STORE_BUSY
+                .with("too many reads are under way, or this one took too long")
+                .hint("ask for less: a smaller page, or fewer filters at once")
+                .retry_after(1),
+            ReadFault::Io(why) => {
+                STORE_UNREADABLE.with(why).hint("look for `store` in the server's log").retry_after(5)
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::AppState;
 use super::http::body::{self, Answer, Reply, json};
 use super::http::json::{Object, write_list};
-use super::http::problem::{self, Refused};
+use super::http::problem::{self, Problem, Refused};
 use super::http::query::{Query, invalid};
 use super::routes::LIST_QUERY;
 use crate::config::Config;
@@ -100,11 +100,7 @@ pub(super) async fn list(state: &AppState, request: &Request<Incoming>) -> Reply
         limit,
         before: query.parsed::<TaskId>("cursor", "the `next_cursor` of the page before")?,
     };
-    // A store may have to look at the disk, which must not hold up the dispatch.
-    let archive = Arc::clone(state.manager().archive());
-    let page = tokio::task::spawn_blocking(move || archive.list(&query))
-        .await
-        .map_err(|error| problem::INTERNAL.with(format!("the list could not be made: {error}")))?;
+    let page = state.manager().archive().list(query).await.map_err(Problem::from)?;
     let mut out = Vec::with_capacity(64 + 1_024 * page.items.len());
     let mut object = Object::new(&mut out);
     write_list(object.name("items"), &page.items, |out, task| json_form::write(out, task));

@@ -168,6 +168,7 @@ impl Keeper {
         let applied = self.shared.fleet.apply(wanted.topology()).await.ok()?;
         let changes = Changes::of(&applied.diff, Some(&busy.workers));
         let config = wanted.config.clone();
+        self.shared.fleet.retain((&config.retention).into());
         self.shared.wanted.store(Arc::new(wanted));
         let unchanged = applied.diff.is_empty();
         let mut status = (*self.shared.status.load_full()).clone();

@@ -16,6 +16,8 @@ use crate::telemetry::Metrics;
 struct Stand(Arc<Mutex<Arc<Topology>>>);
 
 impl Reconciler for Stand {
+    fn retain(&self, _: crate::store::Retention) {}
+
     fn apply(&self, mut topology: Topology) -> BoxFuture<Result<Applied, CallError>> {
         let mut now = self.0.lock().expect("no test panics with it");
         let diff = Diff::between(&now, &topology);

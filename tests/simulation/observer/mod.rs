@@ -162,10 +162,15 @@ impl Observer {
             }
             Event::LinkDown(conn, _) => self.links.down(*conn),
             Event::ProcessGone(worker) => self.links.process_gone(worker),
-            Event::Durable { up_to } => {
+            Event::Durable { up_to, taken } => {
                 let rest = self.undurable.split_off(&Seq(up_to.0 + 1));
-                for (_, record) in std::mem::replace(&mut self.undurable, rest) {
-                    self.durable(record);
+                for (seq, record) in std::mem::replace(&mut self.undurable, rest) {
+                    match record {
+                        Record::Task(task) if taken.iter().any(|taken| taken.seq == seq) => {
+                            self.tasks.withdrawn(task.id);
+                        }
+                        record => self.durable(record),
+                    }
                 }
             }
             Event::Quiesce | Event::Farewell => {

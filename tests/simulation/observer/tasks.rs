@@ -96,6 +96,12 @@ impl Tasks {
         }
     }
 
+    /// Its key names another task: it was never written, and is as if nobody had submitted it.
+    pub(super) fn withdrawn(&mut self, task: TaskId) {
+        self.tasks.remove(&task);
+        self.open.remove(&task);
+    }
+
     pub(super) fn refused(&mut self, task: TaskId, refusal: &Refusal) {
         if *refusal != Refusal::NoSuchTask {
             self.answered_otherwise(task);
@@ -165,7 +171,8 @@ impl Tasks {
         seen.recorded = Some(Arc::clone(record));
         if record.state.is_final() {
             self.open.remove(&record.id);
-        } else {
+        } else if !matches!(seen.keep, Keep::ByKey(_)) || seen.durable.is_some() {
+            // One that is kept by key exists once it is durable: its key may name another.
             self.open.insert(record.id);
         }
         Ok(())
@@ -173,6 +180,9 @@ impl Tasks {
 
     pub(super) fn durable(&mut self, record: Arc<TaskRecord>) {
         if let Some(seen) = self.tasks.get_mut(&record.id) {
+            if !seen.has_ended() {
+                self.open.insert(record.id);
+            }
             seen.durable = Some(record);
         }
     }

@@ -1,0 +1,55 @@
+//! The beginning: the core takes up what the store had. A record that makes it fail is found at the
+//! second start and set aside, so that one task never keeps all others from going on.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::fleet::{Fleet, Record, TaskId, Tenant};
+use crate::store::Journal;
+
+/// Makes the core from its records.
+///
+/// # Errors
+/// When a record made it fail for the first time, or the store takes no writes.
+pub(super) fn recover(
+    journal: &mut dyn Journal,
+    failed_before: u32,
+    mut records: Vec<Record>,
+    begin: impl Fn(Vec<Record>) -> Fleet,
+) -> io::Result<Fleet> {
+    // Whatever the core was when it failed is dropped with it.
+    let tried = |records: Vec<Record>| catch_unwind(AssertUnwindSafe(|| begin(records))).ok();
+    let wrote = |fault| io::Error::other(format!("the store takes no writes: {fault}"));
+    if failed_before > 0 {
+        let aside = failing(&records, |records| tried(records).is_none());
+        if !aside.is_empty() {
+            for (_, task) in &aside {
+                tracing::error!(%task, "a task made two starts fail and is set aside; `rollcall repair` shows it");
+            }
+            journal.set_aside(&aside, "recovery failed with it").map_err(wrote)?;
+            records.retain(|record| match record {
+                Record::Task(task) => !aside.iter().any(|(_, id)| *id == task.id),
+                Record::Roster(_) | Record::Overlay(..) => true,
+            });
+        }
+    }
+    let Some(fleet) = tried(records) else {
+        return Err(io::Error::other(
+            "a stored task makes the start fail, which is a bug in Rollcall; the next start finds it and sets it aside",
+        ));
+    };
+    journal.recovered().map_err(wrote)?;
+    Ok(fleet)
+}
+
+/// The tasks with which alone, beside rosters and overlays, it fails.
+fn failing(records: &[Record], fails: impl Fn(Vec<Record>) -> bool) -> Vec<(Tenant, TaskId)> {
+    let others: Vec<Record> =
+        records.iter().filter(|record| !matches!(record, Record::Task(_))).cloned().collect();
+    let alone = |record: &Record| others.iter().chain([record]).cloned().collect();
+    let tasks = records.iter().filter_map(|record| match record {
+        Record::Task(task) if fails(alone(record)) => Some((task.tenant.clone(), task.id)),
+        Record::Task(_) | Record::Roster(_) | Record::Overlay(..) => None,
+    });
+    tasks.collect()
+}

@@ -1,0 +1,178 @@
+//! How a store is opened: hold the folder, look whether the file is ours and whole, bring it to this
+//! version, raise the term, and read everything that is not final.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rusqlite::{Connection, TransactionBehavior, params};
+
+use super::archive::{COLUMNS, Readers, SqliteArchive, Stored};
+use super::ballast::Ballast;
+use super::codec::{Damage, decoded, verify};
+use super::connect::{self, quick_check};
+use super::journal::{SqliteJournal, count, now, number, set_number};
+use super::place::{Place, private};
+use super::schema::{self, APPLICATION_ID};
+use super::{Failed, OpenError, Shared, SqliteOptions, stored};
+use crate::fleet::{Overlay, Record, RosterEntry, StoreId, Term, WorkerName};
+use crate::store::{Limits, Opened};
+
+/// A file up to this size is looked through at each start: that takes a few milliseconds.
+const LOOKED_THROUGH: u64 = 16 << 20;
+
+/// A worker process that has not begun anything for so long, and that no task names, is forgotten;
+/// in milliseconds.
+const ROSTER_LIFE: i64 = 7 * 24 * 3_600 * 1_000;
+
+pub(super) fn open(options: &SqliteOptions, steps: &[&str]) -> Result<Opened, OpenError> {
+    let place = Place::take(&options.folder)?;
+    let file = place.database();
+    open_in(place, options, steps).map_err(|error| match error {
+        OpenError::Damaged { what, .. } => OpenError::Damaged { file, what },
+        OpenError::Sql { why, .. } => OpenError::Sql { file, why },
+        other => other,
+    })
+}
+
+fn open_in(place: Place, options: &SqliteOptions, steps: &[&str]) -> Result<Opened, OpenError> {
+    let mut db = connect_to(&place)?;
+    schema::migrate(&mut db, &place, steps)?;
+    place.sync().map_err(|error| OpenError::System {
+        doing: format!("sync the folder {}", place.folder().display()),
+        error,
+    })?;
+    let begun = begin(&mut db)?;
+    let records = read_all(&db)?;
+    let counts = count(&db)?;
+    let ballast = Ballast::take(place.folder(), options.ballast);
+    let limits = Arc::new(Limits::new(options.retention));
+    let shared = Arc::new(Shared { place, readers: Readers::default(), retention: Arc::clone(&limits) });
+    let archive = Arc::new(SqliteArchive(Arc::clone(&shared)));
+    let journal = SqliteJournal::new(shared, db, begun.term, counts, ballast)?;
+    Ok(Opened {
+        journal: Box::new(journal),
+        archive,
+        term: begun.term,
+        id: begun.id,
+        records,
+        failed_recoveries: begun.failed_recoveries,
+        limits,
+    })
+}
+
+/// The one writing connection to a file that is ours, or new.
+fn connect_to(place: &Place) -> Result<Connection, OpenError> {
+    let file = place.database();
+    // Made here, and not by SQLite, so that nobody else may read it; its log takes its mode from it.
+    let made = private(file.clone())
+        .and_then(|file| file.metadata())
+        .map_err(|error| OpenError::System { doing: format!("make {}", file.display()), error })?;
+    // Before anything is changed about it, and be it only its way of logging.
+    if made.len() > 0 && is_foreign(&connect::reader(&file)?)? {
+        return Err(OpenError::Foreign(file));
+    }
+    let db = connect::writer(place)?;
+    if made.len() <= LOOKED_THROUGH {
+        quick_check(&db)?;
+    }
+    Ok(db)
+}
+
+fn is_foreign(db: &Connection) -> Result<bool, Failed> {
+    let id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // A start that was cut short leaves an empty database.
+    Ok(id != APPLICATION_ID && (id != 0 || tables > 0))
+}
+
+/// What an opening begins with.
+struct Begun {
+    term: Term,
+    id: StoreId,
+    failed_recoveries: u32,
+}
+
+/// Raises the term, and counts a recovery that has not succeeded yet.
+fn begin(db: &mut Connection) -> Result<Begun, Failed> {
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = number(&change, "term")?.unwrap_or(0);
+    let term = u32::try_from(before + 1).map_err(|_| Damage(format!("{before} is no term")))?;
+    set_number(&change, "term", i64::from(term))?;
+    let failed = number(&change, "failed_recoveries")?.unwrap_or(0);
+    set_number(&change, "failed_recoveries", failed + 1)?;
+    let random = format!("{:016x}", rand::random::<u64>());
+    change.execute("INSERT OR IGNORE INTO meta (name, text) VALUES ('store_id', ?1)", [random])?;
+    let id: String =
+        change.query_row("SELECT text FROM meta WHERE name = 'store_id'", [], |row| row.get(0))?;
+    change.commit()?;
+    Ok(Begun {
+        term: Term(term),
+        id: StoreId::from(id),
+        failed_recoveries: u32::try_from(failed).unwrap_or(u32::MAX),
+    })
+}
+
+/// Everything that is not final, and rosters and overlays. One damaged row refuses the start: a
+/// task that was accepted must not be missing without anybody's knowing.
+fn read_all(db: &Connection) -> Result<Vec<Record>, Failed> {
+    let mut records = Vec::new();
+    let mut hinted = BTreeSet::new();
+    let mut live =
+        db.prepare(&format!("SELECT {COLUMNS} FROM tasks WHERE finished_at IS NULL ORDER BY id"))?;
+    let mut rows = live.query([])?;
+    while let Some(row) = rows.next()? {
+        let task = Stored::of(row)?.decode(db)?;
+        if task.state.is_final() {
+            return Err(Damage(format!("task {} is final, and its row says that it is not", task.id)).into());
+        }
+        hinted.extend(task.hint.as_ref().map(|hint| hint.worker.clone()));
+        records.push(Record::Task(task));
+    }
+    // The index may have lost an entry, and nothing in the file looks wrong then.
+    let counted = number(db, "live")?.unwrap_or(0);
+    if counted != stored(records.len() as u64) {
+        let found = records.len();
+        return Err(Damage(format!("{found} tasks are not final, and there must be {counted}")).into());
+    }
+    forget_workers(db, &hinted)?;
+    each(db, "roster", |_, entry| {
+        records.push(Record::Roster(decoded::<RosterEntry>(entry)?));
+        Ok(())
+    })?;
+    each(db, "overlay", |worker, entry| {
+        records.push(Record::Overlay(WorkerName::from(worker), decoded::<Overlay>(entry)?));
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+fn each(
+    db: &Connection,
+    what: &str,
+    mut take: impl FnMut(&str, &[u8]) -> Result<(), Damage>,
+) -> Result<(), Failed> {
+    let table = if what == "overlay" { "overlays" } else { what };
+    let mut find = db.prepare(&format!("SELECT worker, entry, checksum FROM {table} ORDER BY worker"))?;
+    let mut rows = find.query([])?;
+    while let Some(row) = rows.next()? {
+        let (worker, entry, sum): (String, Vec<u8>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        verify(
+            || format!("the {what} entry of {worker}"),
+            sum,
+            &[what.as_bytes(), worker.as_bytes(), &entry],
+        )?;
+        take(&worker, &entry)?;
+    }
+    Ok(())
+}
+
+/// Forgets worker processes of long ago; not those that a task names, for its recovery asks for them.
+fn forget_workers(db: &Connection, hinted: &BTreeSet<WorkerName>) -> Result<(), Failed> {
+    let old = now().saturating_sub(ROSTER_LIFE);
+    let mut find = db.prepare("SELECT worker FROM roster WHERE seen_at < ?1")?;
+    let names = find.query_map([old], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    for name in names.iter().filter(|name| !hinted.contains(name.as_str())) {
+        db.execute("DELETE FROM roster WHERE worker = ?1", params![name])?;
+    }
+    Ok(())
+}
