@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId(pub u128);
 
-impl fmt::Display for TaskId {
-    /// The hyphenated form of RFC 9562.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TaskId {
+    /// Writes the hyphenated form of RFC 9562.
+    pub fn hyphenated(self, text: &mut [u8; 36]) -> &str {
         // By hand: it is written four times a task, and the formatter takes ten times as long.
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [b'-'; 36];
+        *text = [b'-'; 36];
         let mut at = 0;
         for byte in self.0.to_be_bytes() {
             if matches!(at, 8 | 13 | 18 | 23) {
@@ -25,7 +25,13 @@ impl fmt::Display for TaskId {
             text[at + 1] = DIGITS[usize::from(byte & 15)];
             at += 2;
         }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.hyphenated(&mut [0; 36]))
     }
 }
 

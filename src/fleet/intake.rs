@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ids::*;
-use super::lifecycle::{DeadlineAt, Phase, Task};
+use super::lifecycle::{DeadlineAt, Ended, Phase, Task};
 use super::slab::{DemandIx, TaskIx};
 use super::task::*;
 use super::words::*;
@@ -89,6 +89,7 @@ impl Fleet {
     fn accept(&mut self, submission: Submission, demand: DemandIx) {
         let Submission { id, tenant, request, keep, source, spec, retry_of } = submission;
         self.balancer.demands[demand].tasks += 1;
+        let counted = self.tally.place(&spec.capability);
         let deadline_at = spec.deadline.map(|deadline| match deadline {
             Deadline::After(span) => DeadlineAt::Mono(self.now.mono + span),
             Deadline::At(wall) => DeadlineAt::Wall(wall),
@@ -101,6 +102,7 @@ impl Fleet {
             spec,
             retry_of: retry_of.as_ref().map(|old| old.id),
             demand,
+            counted,
             phase: Phase::Between,
             version: 0,
             seq: Seq(0),
@@ -156,9 +158,13 @@ impl Fleet {
         let (version, term) = (newest.version + 1, self.term);
         let record = Arc::new(TaskRecord { version, term, dead_letter: false, ..newest.clone() });
         let seq = self.record(Record::Task(Arc::clone(&record)));
-        if let Some(ended) = self.finished.tasks.get_mut(&record.id) {
-            ended.seq = seq;
-            ended.record = record;
+        match self.finished.tasks.get_mut(&record.id) {
+            Some(ended) => {
+                ended.seq = seq;
+                ended.record = record;
+            }
+            // Repeated once more before the archive has this, it must not begin from the old one.
+            None => self.finished.add_dead_letter(Ended { record, seq, recorded: None }),
         }
         Some(seq)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::health::backoff;
 use super::ids::*;
 use super::queue::Ticket;
-use super::show::Bucket;
+use super::show::{Bucket, CountIx};
 use super::slab::{DemandIx, TaskIx, WorkerIx};
 use super::task::*;
 use super::time::{Mono, Wall};
@@ -19,7 +19,11 @@ use super::{Fleet, Note};
 /// Finished tasks that the core itself still answers for, until the archive surely has them.
 const FINISHED_KEPT: usize = 4_096;
 
-/// Bytes of inputs and outputs that those may hold.
+/// The same of passing ones, whose callers have had their answers: only their workers may ask once
+/// more. Few, so that what each task touches stays in the processor's cache.
+const FINISHED_PASSING: usize = 256;
+
+/// Bytes of inputs and outputs that those may hold, of each kind.
 const FINISHED_BYTES: usize = 16 << 20;
 
 /// Absolute deadlines are looked at so often at least, because the wall clock may jump.
@@ -35,6 +39,8 @@ pub(super) struct Task {
     pub(super) spec: Arc<TaskSpec>,
     pub(super) retry_of: Option<TaskId>,
     pub(super) demand: DemandIx,
+    /// Where it is counted.
+    pub(super) counted: CountIx,
     pub(super) phase: Phase,
     pub(super) version: u64,
     /// The last record of it that was handed to the journal.
@@ -162,6 +168,13 @@ impl Task {
 #[derive(Debug, Default)]
 pub(super) struct Finished {
     pub(super) tasks: BTreeMap<TaskId, Ended>,
+    kept: Ring,
+    passing: Ring,
+}
+
+/// Some of them in the order in which they ended.
+#[derive(Debug, Default)]
+struct Ring {
     order: VecDeque<(TaskId, usize)>,
     bytes: usize,
 }
@@ -176,14 +189,28 @@ pub(super) struct Ended {
 
 impl Finished {
     fn add(&mut self, ended: Ended) {
+        let is_dead_letter = ended.record.dead_letter;
+        self.put(ended, is_dead_letter);
+    }
+
+    /// Takes in one that is, or was until now, a dead letter: people may repeat it.
+    pub(super) fn add_dead_letter(&mut self, ended: Ended) {
+        self.put(ended, true);
+    }
+
+    fn put(&mut self, ended: Ended, is_dead_letter: bool) {
         let record = &ended.record;
         let bytes = record.spec.input.as_str().len() + record.output.as_ref().map_or(0, |o| o.as_str().len());
-        self.bytes += bytes;
-        self.order.push_back((record.id, bytes));
+        let (ring, most) = match record.keep {
+            Keep::Passing if !is_dead_letter => (&mut self.passing, FINISHED_PASSING),
+            Keep::Passing | Keep::Kept | Keep::ByKey(_) => (&mut self.kept, FINISHED_KEPT),
+        };
+        ring.bytes += bytes;
+        ring.order.push_back((record.id, bytes));
         self.tasks.insert(record.id, ended);
-        while self.order.len() > FINISHED_KEPT || (self.bytes > FINISHED_BYTES && self.order.len() > 1) {
-            let Some((oldest, bytes)) = self.order.pop_front() else { break };
-            self.bytes -= bytes;
+        while ring.order.len() > most || (ring.bytes > FINISHED_BYTES && ring.order.len() > 1) {
+            let Some((oldest, bytes)) = ring.order.pop_front() else { break };
+            ring.bytes -= bytes;
             self.tasks.remove(&oldest);
         }
     }
@@ -383,17 +410,21 @@ impl Fleet {
         if matches!(self.set_phase(ix, Phase::Between), Phase::Held) {
             self.count_accepted(ix);
         }
-        let version = self.tasks[ix].version + 1;
-        let mut record = self.describe(ix, state, version);
-        record.finished_at = Some(self.now.wall);
-        record.dead_letter = dead_letter;
-        let record = Arc::new(record);
         let Some(mut task) = self.tasks.remove(ix) else { return Seq(0) };
         self.by_id.remove(&task.id);
         self.timers.clear(&mut task.deadline);
         self.balancer.demands[task.demand].tasks -= 1;
         self.bytes -= task.spec.input.as_str().len() as u64;
-        self.tally.completed(&task.spec.capability, state, fault);
+        let mut record = TaskRecord {
+            attempts: std::mem::take(&mut task.attempts),
+            output: task.output.take(),
+            error: task.error.take(),
+            ..self.describe(&task, state, task.version + 1)
+        };
+        record.finished_at = Some(self.now.wall);
+        record.dead_letter = dead_letter;
+        let record = Arc::new(record);
+        self.tally.completed(task.counted, state, fault);
         let latency = self.now.mono.since(task.accepted);
         let seq = self.record(Record::Task(Arc::clone(&record)));
         let happening = Happening::State {
@@ -411,7 +442,7 @@ impl Fleet {
 
     pub(super) fn count_accepted(&mut self, ix: TaskIx) {
         let task = &self.tasks[ix];
-        self.tally.accepted(&task.spec.capability, task.source);
+        self.tally.accepted(task.counted, task.source);
     }
 
     /// Takes a task out that was never written: as if it had not been submitted.
@@ -430,8 +461,7 @@ impl Fleet {
         let (before, after) = (task.phase.bucket(), phase.bucket());
         let old = std::mem::replace(&mut task.phase, phase);
         if before != after {
-            let capability = task.spec.capability.clone();
-            self.tally.moved(&capability, before, after);
+            self.tally.moved(task.counted, before, after);
         }
         old
     }
@@ -471,11 +501,10 @@ impl Fleet {
     /// The task as it is now.
     pub(super) fn picture(&self, ix: TaskIx) -> Arc<TaskRecord> {
         let task = &self.tasks[ix];
-        Arc::new(self.describe(ix, task.phase.state(), task.version))
+        Arc::new(self.describe(task, task.phase.state(), task.version))
     }
 
-    fn describe(&self, ix: TaskIx, state: TaskState, version: u64) -> TaskRecord {
-        let task = &self.tasks[ix];
+    fn describe(&self, task: &Task, state: TaskState, version: u64) -> TaskRecord {
         let hint = task.phase.live().and_then(|live| {
             let attempt = task.attempts.last()?;
             Some(Hint {

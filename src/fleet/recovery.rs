@@ -63,7 +63,8 @@ impl Fleet {
         let Ok(demand) = self.demand(&record.spec.capability, &record.spec.labels) else { return };
         self.balancer.demands[demand].tasks += 1;
         self.bytes += record.spec.input.as_str().len() as u64;
-        self.tally.accepted(&record.spec.capability, record.source);
+        let counted = self.tally.place(&record.spec.capability);
+        self.tally.accepted(counted, record.source);
         let now = self.now;
         let left = |span: Duration| span.saturating_sub(now.wall.since(record.submitted_at));
         let deadline_at = record.spec.deadline.map(|deadline| match deadline {
@@ -78,6 +79,7 @@ impl Fleet {
             spec: Arc::clone(&record.spec),
             retry_of: record.retry_of,
             demand,
+            counted,
             phase: Phase::Between,
             version: record.version,
             seq: Seq(0),

@@ -31,33 +31,48 @@ pub(super) enum Bucket {
     Cancelling,
 }
 
-/// Counts per capability.
+/// A capability's place in the counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CountIx(usize);
+
+/// Counts per capability. Names are looked up once per task, for each move of it only its place.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    capabilities: BTreeMap<Capability, CapabilityStats>,
+    names: BTreeMap<Capability, CountIx>,
+    counts: Vec<CapabilityStats>,
 }
 
 impl Tally {
-    fn of(&mut self, capability: &Capability) -> &mut CapabilityStats {
-        if self.capabilities.contains_key(capability) {
-            return self.capabilities.get_mut(capability).expect("it is there");
+    /// Where tasks of this capability are counted.
+    pub(super) fn place(&mut self, capability: &Capability) -> CountIx {
+        if let Some(at) = self.names.get(capability) {
+            return *at;
         }
-        let full = self.capabilities.len() >= MAX_COUNTED;
+        let full = self.names.len() >= MAX_COUNTED;
         let name = if full { Capability::from(OTHER) } else { capability.clone() };
-        self.capabilities.entry(name).or_default()
+        let counts = &mut self.counts;
+        *self.names.entry(name).or_insert_with(|| {
+            counts.push(CapabilityStats::default());
+            CountIx(counts.len() - 1)
+        })
     }
 
-    pub(super) fn accepted(&mut self, capability: &Capability, source: Source) {
-        let at = Source::ALL.iter().position(|one| *one == source).unwrap_or(0);
-        self.of(capability).accepted[at] += 1;
+    /// By name.
+    fn by_name(&self) -> BTreeMap<Capability, CapabilityStats> {
+        self.names.iter().map(|(name, at)| (name.clone(), self.counts[at.0].clone())).collect()
     }
 
-    pub(super) fn completed(&mut self, capability: &Capability, state: TaskState, fault: Fault) {
-        *self.of(capability).completed.entry((state, fault)).or_default() += 1;
+    pub(super) fn accepted(&mut self, at: CountIx, source: Source) {
+        let door = Source::ALL.iter().position(|one| *one == source).unwrap_or(0);
+        self.counts[at.0].accepted[door] += 1;
     }
 
-    pub(super) fn moved(&mut self, capability: &Capability, before: Option<Bucket>, after: Option<Bucket>) {
-        let stats = self.of(capability);
+    pub(super) fn completed(&mut self, at: CountIx, state: TaskState, fault: Fault) {
+        *self.counts[at.0].completed.entry((state, fault)).or_default() += 1;
+    }
+
+    pub(super) fn moved(&mut self, at: CountIx, before: Option<Bucket>, after: Option<Bucket>) {
+        let stats = &mut self.counts[at.0];
         if let Some(before) = before {
             let count = stats.bucket(before);
             *count = count.saturating_sub(1);
@@ -115,7 +130,7 @@ impl Fleet {
 
     /// Counts, exact at this moment.
     pub fn stats(&self, now: Now) -> FleetStats {
-        let mut capabilities = self.tally.capabilities.clone();
+        let mut capabilities = self.tally.by_name();
         for demand in &self.balancer.waiting {
             let entry = &self.balancer.demands[*demand];
             let stats = match capabilities.get_mut(&entry.capability) {

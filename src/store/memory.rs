@@ -16,6 +16,10 @@ use crate::fleet::{Keep, KeyTaken, Record, Seq, StoreId, TaskId, TaskRecord, Ten
 /// However much disk the retention would allow, memory keeps no more finished tasks...
 const MAX_TASKS: u64 = 10_000;
 
+/// Of them, those that nobody asked to keep: their callers have had the answers. Few, so that what
+/// each task touches stays in the processor's cache.
+const MAX_PASSING: u64 = 500;
+
 /// ... and no more bytes of them.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -39,9 +43,15 @@ struct Shelf {
     /// Which task has a key, and with which body.
     keys: BTreeMap<(Tenant, u128), (TaskId, u128)>,
     keys_in_order: VecDeque<(Wall, Tenant, u128)>,
-    /// Finished ones in the order in which they ended, which is the order in which they are forgotten.
-    finished: VecDeque<(TaskId, u64, Wall)>,
-    finished_bytes: u64,
+    kept: Ring,
+    passing: Ring,
+}
+
+/// Finished tasks in the order in which they ended, which is the order in which they are forgotten.
+#[derive(Debug, Default)]
+struct Ring {
+    order: VecDeque<(TaskId, u64, Wall)>,
+    bytes: u64,
 }
 
 impl MemoryStore {
@@ -88,9 +98,11 @@ impl Shelf {
             let bytes = size_of_val(&**record)
                 + record.spec.input.as_str().len()
                 + record.output.as_ref().map_or(0, |output| output.as_str().len());
-            self.finished.push_back((record.id, bytes as u64, record.finished_at.unwrap_or_default()));
-            self.finished_bytes += bytes as u64;
-            self.forget(record.finished_at.unwrap_or_default());
+            let now = record.finished_at.unwrap_or_default();
+            let ring = self.ring(record.keep);
+            ring.order.push_back((record.id, bytes as u64, now));
+            ring.bytes += bytes as u64;
+            self.forget(record.keep, now);
         }
         None
     }
@@ -113,28 +125,38 @@ impl Shelf {
         None
     }
 
-    /// Forgets the oldest finished tasks, as far as they must go.
-    fn forget(&mut self, now: Wall) {
-        let kept = self.limits.get();
-        let (tasks, bytes) = (kept.max_tasks.min(MAX_TASKS), kept.max_bytes.min(MAX_BYTES));
-        while self.finished.front().is_some_and(|(_, _, ended)| {
-            self.finished.len() as u64 > tasks
-                || self.finished_bytes > bytes
-                || now.since(*ended) > kept.max_age
+    fn ring(&mut self, keep: Keep) -> &mut Ring {
+        match keep {
+            Keep::Passing => &mut self.passing,
+            Keep::Kept | Keep::ByKey(_) => &mut self.kept,
+        }
+    }
+
+    /// Forgets the oldest finished tasks of this kind, as far as they must go.
+    fn forget(&mut self, keep: Keep, now: Wall) {
+        let limits = self.limits.get();
+        let (most, bytes) = (limits.max_tasks.min(MAX_TASKS), limits.max_bytes.min(MAX_BYTES));
+        let (ring, most) = match keep {
+            Keep::Passing => (&mut self.passing, most.min(MAX_PASSING)),
+            Keep::Kept | Keep::ByKey(_) => (&mut self.kept, most),
+        };
+        while ring.order.front().is_some_and(|(_, _, ended)| {
+            ring.order.len() as u64 > most || ring.bytes > bytes || now.since(*ended) > limits.max_age
         }) {
-            let Some((oldest, bytes, _)) = self.finished.pop_front() else { break };
-            self.finished_bytes -= bytes;
+            let Some((oldest, bytes, _)) = ring.order.pop_front() else { break };
+            ring.bytes -= bytes;
             self.tasks.remove(&oldest);
             if let Some(log) = self.logs.remove(&oldest) {
-                self.finished_bytes -= log.len() as u64;
+                ring.bytes -= log.len() as u64;
             }
         }
     }
 
     fn keep_log(&mut self, log: &TaskLog) {
-        let is_final = self.tasks.get(&log.task).is_some_and(|task| task.state.is_final());
-        if is_final && !self.logs.contains_key(&log.task) {
-            self.finished_bytes += log.log.len() as u64;
+        let Some(task) = self.tasks.get(&log.task).filter(|task| task.state.is_final()) else { return };
+        let keep = task.keep;
+        if !self.logs.contains_key(&log.task) {
+            self.ring(keep).bytes += log.log.len() as u64;
             self.logs.insert(log.task, log.log.clone());
         }
     }
