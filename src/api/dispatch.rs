@@ -31,7 +31,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Answer {
     let began = Instant::now();
-    pulse.request();
+    pulse.request(began);
     let in_flight = state.metrics().http_in_flight();
     let method = request.method().clone();
     let config = state.config();
@@ -54,11 +54,14 @@ pub(super) async fn answer(
     let streams = answer.body().is_stream();
     if streams && method == Method::HEAD {
         *answer.body_mut() = Body::empty();
-    } else if !streams {
-        pulse.answered();
     }
     drop(in_flight);
-    count(state, &method, route, answer.status().as_u16(), (!streams).then(|| began.elapsed()));
+    let took = (!streams).then(|| {
+        let now = Instant::now();
+        pulse.answered(now);
+        now.saturating_duration_since(began)
+    });
+    count(state, &method, route, answer.status().as_u16(), took);
     answer
 }
 

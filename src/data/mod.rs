@@ -2,10 +2,12 @@
 //! watchers. Everything is bounded, a writer never waits for a reader, and a reader who missed
 //! something is told so.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustc_hash::FxHashMap;
 
 use crate::fleet::{ConnId, Door, Epoch, Happening, TaskId, TaskRecord, Term, Wall};
 use crate::interface::{DataDoor, OutputStream};
@@ -38,7 +40,7 @@ pub struct TaskLogs {
 
 #[derive(Debug, Default)]
 struct Shelf {
-    logs: HashMap<TaskId, Log>,
+    logs: FxHashMap<TaskId, Log>,
     /// Finished logs in the order in which they ended.
     finished: VecDeque<(Instant, TaskId)>,
     bytes: usize,

@@ -136,7 +136,12 @@ impl LinkIo {
 
     /// Tells the core what the worker said. False when the server is gone.
     pub async fn report(&self, report: Report) -> bool {
-        self.events.send(Event::Report(self.conn, report)).await.is_ok()
+        // There nearly always is room, and then nothing needs to be waited for.
+        match self.events.try_send(Event::Report(self.conn, report)) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(event)) => self.events.send(event).await.is_ok(),
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
     }
 }
 

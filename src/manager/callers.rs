@@ -1,8 +1,10 @@
 //! Who waits for what: callers by request, and by task. The core knows neither.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::iter;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::handle::Waited;
@@ -16,10 +18,22 @@ pub(super) enum Waiter {
     Reader(oneshot::Sender<Option<Arc<TaskRecord>>>),
 }
 
+impl Waiter {
+    fn still_waits(&self) -> bool {
+        match self {
+            Self::Caller(reply) => !reply.is_closed(),
+            Self::Reader(reply) => !reply.is_closed(),
+        }
+    }
+}
+
+/// Nearly always there is one, who needs no list.
+type Waiters = (Waiter, Vec<Waiter>);
+
 #[derive(Default)]
 pub(super) struct Callers {
-    requests: HashMap<RequestId, oneshot::Sender<Answer>>,
-    waiters: HashMap<TaskId, Vec<Waiter>>,
+    requests: FxHashMap<RequestId, oneshot::Sender<Answer>>,
+    waiters: FxHashMap<TaskId, Waiters>,
     /// The submission that the core is taking in: it may refuse a caller who waits by task.
     submitting: Option<(RequestId, TaskId)>,
 }
@@ -30,7 +44,10 @@ impl Callers {
     }
 
     pub(super) fn waits(&mut self, task: TaskId, waiter: Waiter) {
-        self.waiters.entry(task).or_default().push(waiter);
+        match self.waiters.entry(task) {
+            Entry::Vacant(place) => drop(place.insert((waiter, Vec::new()))),
+            Entry::Occupied(mut place) => place.get_mut().1.push(waiter),
+        }
     }
 
     pub(super) fn submits(&mut self, request: RequestId, task: TaskId, reply: oneshot::Sender<Waited>) {
@@ -54,7 +71,7 @@ impl Callers {
     }
 
     pub(super) fn refuse(&mut self, task: TaskId, refusal: &Refusal) {
-        for waiter in self.waiters.remove(&task).unwrap_or_default() {
+        for waiter in self.of(task) {
             match waiter {
                 Waiter::Caller(reply) => drop(reply.send(Waited::Refused(refusal.clone()))),
                 Waiter::Reader(reply) => drop(reply.send(None)),
@@ -63,7 +80,7 @@ impl Callers {
     }
 
     pub(super) fn finish(&mut self, task: TaskId, record: &Arc<TaskRecord>) {
-        for waiter in self.waiters.remove(&task).unwrap_or_default() {
+        for waiter in self.of(task) {
             match waiter {
                 Waiter::Caller(reply) => drop(reply.send(Waited::Finished(Arc::clone(record)))),
                 Waiter::Reader(reply) => drop(reply.send(Some(Arc::clone(record)))),
@@ -71,14 +88,26 @@ impl Callers {
         }
     }
 
+    /// Takes out all who wait for a task.
+    fn of(&mut self, task: TaskId) -> impl Iterator<Item = Waiter> + use<> {
+        self.waiters.remove(&task).into_iter().flat_map(|(first, others)| iter::once(first).chain(others))
+    }
+
     /// Forgets those who have hung up while their task waits on; called now and then.
     pub(super) fn sweep(&mut self) {
-        self.waiters.retain(|_, waiters| {
-            waiters.retain(|waiter| match waiter {
-                Waiter::Caller(reply) => !reply.is_closed(),
-                Waiter::Reader(reply) => !reply.is_closed(),
-            });
-            !waiters.is_empty()
+        self.waiters.retain(|_, (first, others)| {
+            others.retain(Waiter::still_waits);
+            match others.pop() {
+                Some(other) if !first.still_waits() => {
+                    *first = other;
+                    true
+                }
+                Some(other) => {
+                    others.push(other);
+                    true
+                }
+                None => first.still_waits(),
+            }
         });
         self.requests.retain(|_, reply| !reply.is_closed());
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
@@ -25,7 +26,7 @@ pub(super) struct Links {
     door: Arc<dyn DataDoor>,
     meter: Arc<dyn LinkMeter>,
     limits: LinkLimits,
-    open: HashMap<ConnId, mpsc::Sender<LinkCommand>>,
+    open: FxHashMap<ConnId, mpsc::Sender<LinkCommand>>,
     dials: HashMap<WorkerName, (ConnId, AbortHandle)>,
     tasks: JoinSet<()>,
     by_task: HashMap<Id, (ConnId, WorkerName)>,
@@ -46,7 +47,7 @@ impl Links {
             door,
             meter,
             limits,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             dials: HashMap::new(),
             tasks: JoinSet::new(),
             by_task: HashMap::new(),

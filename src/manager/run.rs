@@ -1,13 +1,13 @@
 //! The loop: inputs in batches, the core's decisions, each effect to its room. Worker events go
 //! before calls, and timers are judged only after the sockets were read.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep_until};
 
@@ -74,7 +74,7 @@ pub struct FleetLoop {
     supervisor: Supervisor,
     recorder: Recorder,
     /// Inputs' bytes of submissions that are not answered yet, by request.
-    entering: HashMap<RequestId, u64>,
+    entering: FxHashMap<RequestId, u64>,
     linger_until: Option<Instant>,
     publish_at: Option<Instant>,
     stopping: Option<Stopping>,
@@ -149,7 +149,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         views: Views::new(),
         supervisor,
         recorder,
-        entering: HashMap::new(),
+        entering: FxHashMap::default(),
         linger_until: None,
         publish_at: None,
         stopping: None,

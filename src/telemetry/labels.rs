@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
+use rustc_hash::FxHashMap;
 
 use super::build::{ByWord, counters, detached_counters, histograms};
 use super::catalogue::{self, Family};
@@ -92,9 +93,9 @@ fn pool_label(pool: Option<&PoolName>) -> Arc<str> {
 /// Every name at one moment; replaced whole.
 #[derive(Clone, Default)]
 pub(super) struct Names {
-    pub(super) capabilities: HashMap<Capability, Arc<CapabilitySeries>>,
+    pub(super) capabilities: FxHashMap<Capability, Arc<CapabilitySeries>>,
     /// By label; `static` and `other` are among them.
-    pub(super) pools: HashMap<Arc<str>, Arc<PoolSeries>>,
+    pub(super) pools: FxHashMap<Arc<str>, Arc<PoolSeries>>,
     pub(super) workers: Arc<HashMap<WorkerName, Arc<PoolSeries>>>,
     /// Pools of the topology that are counted under `other`.
     folded_pools: Arc<BTreeSet<Arc<str>>>,

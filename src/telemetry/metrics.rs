@@ -44,7 +44,8 @@ pub struct Metrics {
     pub(super) folded: std::sync::Mutex<std::collections::BTreeSet<crate::fleet::Capability>>,
     pub(super) runtime: OnceLock<tokio::runtime::Handle>,
     pub(super) dispatch: Histogram,
-    pub(super) payload: HistogramVec,
+    /// Of requests, and of results.
+    pub(super) payload: [Histogram; 2],
     pub(super) discarded: ByWord<IntCounter>,
     pub(super) reconciled: ByWord<IntCounter>,
     pub(super) blocked: ByWord<IntCounter>,
@@ -79,6 +80,7 @@ impl Metrics {
             ByWord::of(family, |word| vec.with_label_values(&[word]))
         };
         let overflow = counters(&registry, &c::LABEL_OVERFLOW);
+        let payload = histograms(&registry, &c::PAYLOAD);
         let metrics = Self {
             labels: Labels::new(&registry, overflow.clone()),
             http: HttpSeries::new(&registry, overflow),
@@ -86,7 +88,7 @@ impl Metrics {
             folded: std::sync::Mutex::default(),
             runtime: OnceLock::new(),
             dispatch: histogram(&registry, &c::DISPATCH),
-            payload: histograms(&registry, &c::PAYLOAD),
+            payload: ["request", "result"].map(|direction| payload.with_label_values(&[direction])),
             discarded: by_word(&c::RESULTS_DISCARDED),
             reconciled: by_word(&c::RECONCILIATIONS),
             blocked: by_word(&c::DISPATCH_BLOCKED),

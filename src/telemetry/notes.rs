@@ -87,12 +87,10 @@ impl Metrics {
             let poison = record.error.as_ref().is_some_and(|error| &*error.code == "poison");
             series.dead_letters.count(if poison { "poison" } else { "max_attempts" });
         }
-        let observe = |direction: &str, bytes: usize| {
-            self.payload.with_label_values(&[direction]).observe(super::page::float(bytes));
-        };
-        observe("request", record.spec.input.as_str().len());
+        let [request, result] = &self.payload;
+        request.observe(super::page::float(record.spec.input.as_str().len()));
         if let Some(output) = &record.output {
-            observe("result", output.as_str().len());
+            result.observe(super::page::float(output.as_str().len()));
         }
     }
 

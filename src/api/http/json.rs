@@ -24,7 +24,9 @@ impl<'a> Object<'a> {
     }
 
     /// Writes a field's name; its value must follow. Names are plain words, never escaped.
+    #[inline]
     pub(crate) fn name(&mut self, name: &str) -> &mut Vec<u8> {
+        self.out.reserve(name.len() + 4);
         self.out.extend_from_slice(if self.empty { b"\"" } else { b",\"" });
         self.empty = false;
         self.out.extend_from_slice(name.as_bytes());

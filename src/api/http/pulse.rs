@@ -63,13 +63,13 @@ impl Pulse {
     }
 
     /// A request's head is there.
-    pub(crate) fn request(&self) {
-        self.enter(BUSY);
+    pub(crate) fn request(&self, now: Instant) {
+        self.enter_at(BUSY, now);
     }
 
     /// Its answer is ready, whole.
-    pub(crate) fn answered(&self) {
-        self.enter(IDLE);
+    pub(crate) fn answered(&self, now: Instant) {
+        self.enter_at(IDLE, now);
     }
 
     /// Its answer is a stream that lasts until the guard is dropped.
@@ -98,7 +98,11 @@ impl Pulse {
     }
 
     fn enter(&self, phase: u8) {
-        self.since.store(self.now(), Ordering::Relaxed);
+        self.enter_at(phase, Instant::now());
+    }
+
+    fn enter_at(&self, phase: u8, now: Instant) {
+        self.since.store(millis(now.saturating_duration_since(self.born)), Ordering::Relaxed);
         self.phase.store(phase, Ordering::Relaxed);
     }
 
@@ -210,14 +214,14 @@ mod tests {
         let pulse = Arc::new(Pulse::new());
         assert_eq!(pulse.verdict_at(9_000), Verdict::Fine);
         assert_eq!(pulse.verdict_at(12_000), Verdict::HeadLate);
-        pulse.request();
+        pulse.request(Instant::now());
         assert_eq!(pulse.verdict_at(1_000_000), Verdict::Fine, "the handler has its own limits");
-        pulse.answered();
+        pulse.answered(Instant::now());
         assert_eq!(pulse.verdict_at(60_000), Verdict::Fine);
         assert_eq!(pulse.verdict_at(80_000), Verdict::Idle);
         pulse.came();
         assert_eq!(pulse.verdict_at(12_000), Verdict::HeadLate, "a head has begun");
-        pulse.request();
+        pulse.request(Instant::now());
         let streaming = pulse.streaming();
         assert_eq!(pulse.verdict_at(1_000_000), Verdict::Fine);
         pulse.wrote(&Poll::<()>::Pending);

@@ -64,6 +64,8 @@ pub(super) async fn submit(state: &AppState, config: &Config, request: Request<I
         spec: Arc::new(spec),
         retry_of: None,
     };
+    // The connection's read buffer is free for its next request only once nobody holds a part of it.
+    drop(body);
     let submitted = match patience {
         Some(patience) => state.manager().execute(ask, patience).await?,
         None => state.manager().submit(ask).await?,

@@ -15,7 +15,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use super::link;
 use super::socket::{self, Counted};
 use crate::fleet::{ConnectOutcome, Why};
-use crate::interface::{Ended, LinkCommand, LinkIo, LinkLimits, Target};
+use crate::interface::{BoxFuture, Ended, LinkCommand, LinkIo, LinkLimits, Target};
 
 /// A failure and its details.
 type Failed = (ConnectOutcome, String);
@@ -24,16 +24,26 @@ type Failed = (ConnectOutcome, String);
 const SHOWN_BODY: usize = 200;
 
 /// See [`WorkerInterface::run`](crate::interface::WorkerInterface::run).
-pub(super) async fn run(target: Target, mut io: LinkIo) -> Ended {
+pub(super) async fn run(target: Target, io: LinkIo) -> Ended {
+    // Dialling needs much more room than the connection that comes of it: each has its own box, and
+    // the first is free before the second is filled.
+    match Box::pin(dialled(target, io)).await {
+        Ok(connection) => connection.await,
+        Err(ended) => ended,
+    }
+}
+
+/// Dials; the connection is to be carried by the future that comes of it.
+async fn dialled(target: Target, mut io: LinkIo) -> Result<BoxFuture<Ended>, Ended> {
     let (patience, limits) = (io.limits.connect_timeout, io.limits);
     let opened = tokio::select! {
         opened = tokio::time::timeout(patience, open(&target, &limits)) => opened,
-        why = closed(&mut io) => return Ended::Down(why),
+        why = closed(&mut io) => return Err(Ended::Down(why)),
     };
     match opened {
-        Ok(Ok(ws)) => link::carry(ws, Some(target.worker), io).await,
-        Ok(Err((outcome, detail))) => Ended::NotConnected(outcome, detail),
-        Err(_) => Ended::NotConnected(ConnectOutcome::Timeout, format!("no answer within {patience:?}")),
+        Ok(Ok(ws)) => Ok(Box::pin(link::carry(ws, Some(target.worker), io))),
+        Ok(Err((outcome, detail))) => Err(Ended::NotConnected(outcome, detail)),
+        Err(_) => Err(Ended::NotConnected(ConnectOutcome::Timeout, format!("no answer within {patience:?}"))),
     }
 }
 

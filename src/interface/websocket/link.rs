@@ -19,12 +19,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tracing::warn;
+use tracing::{error, warn};
 
 use self::ending::{End, code_of};
 use super::socket::Counted;
 use super::translate;
-use crate::fleet::{Order, Registration, Report, Why, WorkerName};
+use crate::fleet::{Order, Registration, Why, WorkerName};
 use crate::interface::{Ended, LinkCommand, LinkIo};
 
 /// A message that was begun and has not grown for so long will not be finished.
@@ -69,6 +69,8 @@ struct Link<S> {
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
     interval: Duration,
+    /// The time, read once for all that is there to be done at one go.
+    now: Option<Instant>,
     heartbeat_due: Option<Instant>,
     alive_at: Instant,
     pings: VecDeque<Ping>,
@@ -99,7 +101,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let mut link = Link::new(ws, io, dialled.clone());
-    let (end, ended) = match link.first_frame(dialled).await {
+    // In boxes of their own, beginning and end take no room in the 10,000 futures that wait between.
+    let (end, ended) = match Box::pin(link.first_frame(dialled)).await {
         Err((end, ended)) => (end, ended),
         Ok(registration) => {
             let end = link.serve(registration).await;
@@ -107,7 +110,7 @@ where
             (end, Ended::Down(why))
         }
     };
-    link.finish(end).await;
+    Box::pin(link.finish(end)).await;
     ended
 }
 
@@ -126,6 +129,7 @@ where
             timer: Box::pin(sleep_until(timer_at)),
             timer_at,
             interval: INTERVAL,
+            now: None,
             heartbeat_due: None,
             alive_at: now,
             pings: VecDeque::new(),
@@ -151,7 +155,7 @@ where
         loop {
             let done = match std::future::poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Read(message) => self.read(message).await,
-                Step::Command(command) => self.obey(command).await,
+                Step::Command(command) => self.obey(command),
                 Step::Tick => self.tick(),
                 Step::End(end) => Err(end),
             };
@@ -200,16 +204,24 @@ where
                 Poll::Ready(Ok(())) => self.flushed(),
             }
         }
+        self.now = None;
         ready!(self.timer.as_mut().poll(cx));
         Poll::Ready(Step::Tick)
+    }
+
+    fn now(&mut self) -> Instant {
+        *self.now.get_or_insert_with(Instant::now)
     }
 
     fn flushed(&mut self) {
         self.unflushed = false;
         self.acks_due = None;
         self.write_stall = None;
-        for decided in self.decided.drain(..) {
-            self.io.meter.dispatched(decided.elapsed());
+        if !self.decided.is_empty() {
+            let now = std::time::Instant::now();
+            for decided in self.decided.drain(..) {
+                self.io.meter.dispatched(now.saturating_duration_since(decided));
+            }
         }
     }
 
@@ -247,41 +259,34 @@ where
     }
 
     /// Acts on a command of the manager.
-    async fn obey(&mut self, command: LinkCommand) -> Result<(), End> {
+    fn obey(&mut self, command: LinkCommand) -> Result<(), End> {
         match command {
-            LinkCommand::Order(order, decided) => self.order(order, decided).await,
+            LinkCommand::Order(order, decided) => self.order(order, decided),
             LinkCommand::Close(why) => Err(End::tell(why, code_of(why))),
             LinkCommand::Probe(answer) => self.ping(Some(answer)),
         }
     }
 
-    async fn order(&mut self, order: Order, decided: std::time::Instant) -> Result<(), End> {
-        let attempt = match &order {
-            Order::Execute(assignment) => Some((assignment.task, assignment.epoch)),
+    fn order(&mut self, order: Order, decided: std::time::Instant) -> Result<(), End> {
+        match &order {
+            Order::Execute(_) => self.decided.push(decided),
             Order::Registered(welcome) => {
                 self.interval = welcome.heartbeat_interval.max(Duration::from_millis(10));
                 self.heartbeat_due = Some(Instant::now() + phase(&self.worker, self.interval));
                 self.arm();
-                None
             }
             Order::Refused { .. }
             | Order::Cancel { .. }
             | Order::Ack { .. }
             | Order::Drain { .. }
-            | Order::Goodbye { .. } => None,
-        };
+            | Order::Goodbye { .. } => {}
+        }
         match translate::order(order, self.io.conn) {
-            Ok((kind, text)) => {
-                if attempt.is_some() {
-                    self.decided.push(decided);
-                }
-                if kind == "result_ack" { self.send_ack(text) } else { self.send_text(kind, text) }
-            }
+            Ok(("result_ack", text)) => self.send_ack(text),
+            Ok((kind, text)) => self.send_text(kind, text),
             Err(problem) => {
-                warn!(worker = %self.worker, ?attempt, %problem, "cannot write an order as a frame");
-                let Some((task, epoch)) = attempt else { return Ok(()) };
-                let reason = "its input is not JSON".into();
-                self.report(Report::Rejected { task, epoch, reason, retryable: false }).await
+                error!(worker = %self.worker, %problem, "an order cannot be written as a frame; this is a bug in Rollcall");
+                Ok(())
             }
         }
     }
@@ -350,7 +355,7 @@ where
     fn send_ack(&mut self, text: String) -> Result<(), End> {
         self.io.meter.message("out", "result_ack", text.len());
         if self.acks_due.is_none() {
-            self.acks_due = Some(Instant::now() + ACKS_LINGER);
+            self.acks_due = Some(self.now() + ACKS_LINGER);
             self.arm();
         }
         Pin::new(&mut self.ws).start_send(Message::Text(text.into())).map_err(|error| self.ended(&error))

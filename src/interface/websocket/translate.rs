@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollcall_protocol::encode::{self, ExecuteText};
 use rollcall_protocol::{self as wire, AttemptRef, FromServer, HeldPhase};
-use serde_json::value::RawValue;
 
 use crate::fleet::*;
 use crate::interface::OutputStream;
@@ -170,21 +170,19 @@ pub(super) fn sentence(text: &str) -> &str {
     &text[..boundary(text, MAX_SENTENCE)]
 }
 
-/// An order as one text message, and its frame's type. Fails only for an input that is not JSON,
-/// which the edge has refused before.
+/// An order as one text message, and its frame's type. Inputs are JSON, or the edge would have
+/// refused them.
+///
+/// # Errors
+/// Never in practice: everything else is plain data.
 pub(super) fn order(order: Order, conn: ConnId) -> Result<(&'static str, String), serde_json::Error> {
     let text = |frame: FromServer<'_>| Ok((frame.kind(), frame.encode()?));
     match order {
-        Order::Execute(assignment) => text(execute(&assignment, conn)?.into()),
-        Order::Ack { task, epoch, discarded } => text(
-            wire::ResultAck {
-                task: task.to_string(),
-                epoch: epoch.0,
-                accepted: discarded.is_none(),
-                reason: discarded.map(|reason| reason.as_str().to_owned()),
-            }
-            .into(),
-        ),
+        Order::Execute(assignment) => Ok(("execute", execute(&assignment, conn))),
+        Order::Ack { task, epoch, discarded } => {
+            let refused = discarded.map(Discard::as_str);
+            Ok(("result_ack", encode::result_ack(task.hyphenated(&mut [0; 36]), epoch.0, refused)))
+        }
         Order::Cancel { task, epoch, reason } => {
             text(wire::Cancel { task: task.to_string(), epoch: epoch.0, reason: reason.to_owned() }.into())
         }
@@ -200,22 +198,18 @@ pub(super) fn order(order: Order, conn: ConnId) -> Result<(&'static str, String)
     }
 }
 
-fn execute(assignment: &Assignment, conn: ConnId) -> Result<wire::Execute<'_>, serde_json::Error> {
+fn execute(assignment: &Assignment, conn: ConnId) -> String {
     let spec = &*assignment.spec;
-    let input: &RawValue = serde_json::from_str(spec.input.as_str())?;
-    let task = assignment.task.to_string();
-    Ok(wire::Execute {
-        // The task's id serves: it is the same for all its attempts and for nothing else.
-        idempotency_key: Some(task.clone()),
-        task,
+    encode::execute(&ExecuteText {
+        task: assignment.task.hyphenated(&mut [0; 36]),
         epoch: assignment.epoch.0,
         connection: conn.0,
         attempt: assignment.number,
-        capability: spec.capability.as_str().into(),
-        input,
+        capability: spec.capability.as_str(),
+        input: spec.input.as_str(),
         deadline_ms: millis(assignment.limit),
-        session: spec.session.as_ref().map(|name| name.as_str().to_owned()),
-        traceparent: spec.traceparent.as_deref().map(str::to_owned),
+        session: spec.session.as_ref().map(SessionName::as_str),
+        traceparent: spec.traceparent.as_deref(),
     })
 }
 

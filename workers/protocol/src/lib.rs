@@ -2,6 +2,7 @@
 //! in and text comes out, or the other way round. `docs/protocol.md` is the same in prose.
 
 mod decode;
+pub mod encode;
 mod messages;
 
 pub use decode::{DecodeError, FromServer, FromWorker};

@@ -124,7 +124,7 @@ where
 
     /// Reports life, at most every quarter interval.
     async fn alive(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+        let now = self.now();
         if now - self.alive_at < self.interval / 4 {
             return Ok(());
         }
