@@ -39,6 +39,7 @@ fn document() -> Value {
             "BatchOfTasks": batch(),
             "BatchAnswer": batch_answer(),
             "Task": task(),
+            "Explanation": explanation(),
             "Worker": worker(),
             "Problem": problem(&codes),
         } },
@@ -92,6 +93,9 @@ fn headers(endpoint: E) -> Vec<(&'static str, Value)> {
             ("Prefer", json!({ "type": "string", "examples": ["wait=30"] })),
             ("traceparent", json!({ "type": "string" })),
         ],
+        E::CordonWorker | E::UncordonWorker | E::DrainWorker | E::RestartWorker => {
+            vec![("Rollcall-Operator", json!({ "type": "string", "minLength": 1, "maxLength": 64 }))]
+        }
         E::TaskEvents | E::FleetEvents => vec![("Last-Event-ID", json!({ "type": "string" }))],
         _ => Vec::new(),
     }
@@ -125,6 +129,7 @@ fn success(endpoint: E, code: u16) -> Value {
         | E::UncordonWorker
         | E::DrainWorker
         | E::RestartWorker => json_of(reference("Worker")),
+        E::ExplainTask => json_of(reference("Explanation")),
         E::TaskEvents | E::FleetEvents => text("text/event-stream"),
         E::Metrics | E::MetricsOfWorkers => text("text/plain"),
         E::Page => text("text/html"),
@@ -133,7 +138,6 @@ fn success(endpoint: E, code: u16) -> Value {
         | E::Readyz
         | E::Reload
         | E::OpenApi
-        | E::ExplainTask
         | E::RemoveWorker
         | E::ProbeWorker
         | E::GetTopology
@@ -238,6 +242,29 @@ fn task() -> Value {
             "trace_id": text,
             "retry_of": text,
             "usage": { "type": ["object", "null"] },
+        },
+    })
+}
+
+fn explanation() -> Value {
+    let waits =
+        ["recording", "recovering", "backoff", "retry_budget", "stopping", "busy", "not_ready", "impossible"];
+    json!({
+        "type": "object",
+        "properties": {
+            "task": { "type": "string", "format": "uuid" },
+            "state": { "type": "string" },
+            "wait": { "type": ["string", "null"], "examples": waits, "description": "null for a task that does not wait" },
+            "summary": { "type": "string" },
+            "workers": { "type": "array", "description": "groups of like workers", "items": {
+                "type": "object",
+                "properties": {
+                    "worker": { "type": "string", "description": "its name; of many the first and the last" },
+                    "count": { "type": "integer" },
+                    "reason": { "type": "string" },
+                },
+            } },
+            "fix": { "type": ["string", "null"], "description": "the least that a person can do" },
         },
     })
 }

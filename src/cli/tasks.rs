@@ -212,7 +212,11 @@ fn facts(out: &mut dyn Write, task: &Value) -> io::Result<()> {
 fn explanation(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     writeln!(out, "{}", cell(answer, "summary"))?;
     for worker in answer["workers"].as_array().into_iter().flatten() {
-        writeln!(out, "  {}: {}", cell(worker, "worker"), cell(worker, "reason"))?;
+        let count = match cell(worker, "count") {
+            few if few == "1" || few == "2" => String::new(),
+            many => format!(" ({many})"),
+        };
+        writeln!(out, "  {}{count}: {}", cell(worker, "worker"), cell(worker, "reason"))?;
     }
     match cell(answer, "fix") {
         none if none == "-" => Ok(()),

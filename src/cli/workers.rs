@@ -3,18 +3,26 @@
 use std::io::{self, Write};
 
 use clap::Subcommand;
+use hyper::Method;
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::failure::Outcome;
 use super::server::Server;
 use super::show::{Output, Table, cell, fact, when};
-use crate::client::{Client, encoded};
+use crate::client::{Client, Request, encoded};
+
+/// The header that says whose word it is.
+const OPERATOR: HeaderName = HeaderName::from_static("rollcall-operator");
 
 /// Lists workers, shows one, and tells them what to do.
 #[derive(Debug, clap::Args)]
 pub(super) struct Workers {
     #[command(subcommand)]
     verb: Verb,
+    /// Who says it, for whoever wonders later; else your user name.
+    #[arg(long = "as", global = true, value_name = "NAME", value_parser = operator)]
+    operator: Option<HeaderValue>,
     #[command(flatten)]
     server: Server,
 }
@@ -66,17 +74,36 @@ impl Workers {
         match &self.verb {
             Verb::Ls { output } => list(&client, *output).await,
             Verb::Describe { name, output } => describe(&client, name, *output).await,
-            Verb::Cordon { name } => say(&client, name, "cordon", "gets no new tasks").await,
-            Verb::Uncordon { name } => say(&client, name, "uncordon", "gets tasks again").await,
+            Verb::Cordon { name } => self.say(&client, name, "cordon", "gets no new tasks").await,
+            Verb::Uncordon { name } => self.say(&client, name, "uncordon", "gets tasks again").await,
             Verb::Drain { name } => {
-                say(&client, name, "drain", "finishes what it runs and gets no new tasks").await
+                self.say(&client, name, "drain", "finishes what it runs and gets no new tasks").await
             }
             Verb::Restart { name } => {
-                say(&client, name, "restart", "finishes what it runs and is then started anew").await
+                self.say(&client, name, "restart", "finishes what it runs and is then started anew").await
             }
             Verb::Probe { name } => probe(&client, name).await,
         }
     }
+
+    async fn say(&self, client: &Client, name: &str, word: &str, effect: &str) -> Outcome {
+        let mut request = Request::new(Method::POST, format!("/v1/workers/{}/{word}", encoded(name)));
+        // A user name that no header can carry is left out.
+        let user = || operator(&std::env::var("USER").ok()?).ok();
+        if let Some(by) = self.operator.clone().or_else(user) {
+            request = request.header(OPERATOR, by);
+        }
+        client.send(request).await?.json::<Value>()?;
+        writeln!(anstream::stdout().lock(), "{name} {effect}")?;
+        Ok(())
+    }
+}
+
+fn operator(name: &str) -> Result<HeaderValue, &'static str> {
+    let fits =
+        (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    let name = fits.then(|| HeaderValue::from_str(name).ok()).flatten();
+    name.ok_or("a name is of 1 to 64 ASCII characters")
 }
 
 async fn list(client: &Client, output: Output) -> Outcome {
@@ -140,12 +167,6 @@ fn facts(out: &mut dyn Write, worker: &Value) -> io::Result<()> {
     for name in ["state", "reason", "pid", "restarts", "last_exit"] {
         fact(out, &format!("program {}", name.replace('_', " ")), &cell(worker, &format!("program.{name}")))?;
     }
-    Ok(())
-}
-
-async fn say(client: &Client, name: &str, word: &str, effect: &str) -> Outcome {
-    client.act::<Value>(&format!("/v1/workers/{}/{word}", encoded(name))).await?;
-    writeln!(anstream::stdout().lock(), "{name} {effect}")?;
     Ok(())
 }
 

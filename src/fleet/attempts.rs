@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ids::*;
-use super::lifecycle::{Live, Phase};
+use super::lifecycle::{Live, Phase, Retry};
 use super::registry::MAX_STUCK;
 use super::slab::{TaskIx, WorkerIx};
 use super::task::*;
@@ -64,6 +64,10 @@ impl Fleet {
             finished_at: None,
         });
         task.assigned_at.get_or_insert(now.wall);
+        if number == 1 {
+            self.budgets.earn(&task.spec.capability, now.mono);
+        }
+        let task = &mut self.tasks[ix];
         let (id, spec) = (task.id, Arc::clone(&task.spec));
         let timer = Some(self.timers.set(now.mono + limit + LIMIT_SLACK, Timer::Limit(ix)));
         let live = Live {
@@ -393,7 +397,7 @@ impl Fleet {
             );
             self.lost_for_good(ix, "worker_lost", &message, false)
         } else if self.has_attempts_left(ix) {
-            self.retried(ix, AttemptOutcome::WorkerLost);
+            self.tasks[ix].retry = Some(Retry { outcome: AttemptOutcome::WorkerLost, costs: true });
             self.requeue(ix, Duration::ZERO, reason)
         } else {
             let message = format!("{reason}; its attempts are used up");
@@ -422,7 +426,8 @@ impl Fleet {
             self.lost_for_good(ix, "never_started", &message, true);
             return;
         }
-        self.retried(ix, outcome);
+        // What never began has not cost the workers anything, and its loss must not delay it.
+        self.tasks[ix].retry = Some(Retry { outcome, costs: outcome == AttemptOutcome::Rejected });
         // The first loss costs no time; a worker that refuses must not be asked in a tight loop.
         let delay = match outcome {
             AttemptOutcome::Rejected => self.retry_delay(returns - 1),
@@ -442,14 +447,9 @@ impl Fleet {
     }
 
     fn try_again(&mut self, ix: TaskIx, outcome: AttemptOutcome) -> Seq {
-        self.retried(ix, outcome);
+        self.tasks[ix].retry = Some(Retry { outcome, costs: true });
         let delay = self.retry_delay(self.tasks[ix].charged.saturating_sub(1));
         self.requeue(ix, delay, outcome.as_str())
-    }
-
-    fn retried(&mut self, ix: TaskIx, outcome: AttemptOutcome) {
-        let capability = self.tasks[ix].spec.capability.clone();
-        self.note(Note::Retried { capability, outcome });
     }
 
     fn has_attempts_left(&self, ix: TaskIx) -> bool {

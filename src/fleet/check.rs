@@ -59,7 +59,16 @@ impl Fleet {
                         waiting.delayed != waiting.ticket.is_some(),
                         "task {id} is neither queued nor delayed, or both"
                     );
-                    ensure!(!waiting.delayed || waiting.timer.is_some(), "task {id} is delayed for ever");
+                    match waiting.starved {
+                        None => {
+                            let ends = !waiting.delayed || waiting.timer.is_some();
+                            ensure!(ends, "task {id} is delayed for ever");
+                        }
+                        Some(place) => {
+                            let known = self.budgets.has(place, *ix) && self.budgets_due.is_some();
+                            ensure!(known, "task {id} waits for a budget that does not know it");
+                        }
+                    }
                 }
                 Phase::Recovering(recovering) => {
                     ensure!(recovering.timer.is_some(), "task {id} waits for its worker for ever");
@@ -142,6 +151,10 @@ impl Fleet {
                 entry.queue.is_empty() || !self.balancer.has_free(demand),
                 "{name} waits although a worker is free"
             );
+            ensure!(
+                self.tells_of_a_free_worker(demand) == (self.balancer.has_free(demand) && !self.quiescing),
+                "the explanation for {name} differs from what the balancer sees"
+            );
             queued.extend(entry.queue.iter());
         }
         for (ix, task) in self.tasks.iter() {
@@ -162,8 +175,8 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most six.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6;
+        // Each live task has at most three timers, each worker at most six; the budgets have one.
+        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + 1;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

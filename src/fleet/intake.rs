@@ -113,6 +113,7 @@ impl Fleet {
             charged: 0,
             deaths: 0,
             returns: 0,
+            retry: None,
             assigned_at: None,
             started_at: None,
             output: None,

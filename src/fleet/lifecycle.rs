@@ -53,6 +53,8 @@ pub(super) struct Task {
     pub(super) deaths: u32,
     /// Attempts given back without a charge.
     pub(super) returns: u32,
+    /// What the retry that is planned repeats.
+    pub(super) retry: Option<Retry>,
     pub(super) assigned_at: Option<Wall>,
     pub(super) started_at: Option<Wall>,
     pub(super) output: Option<Payload>,
@@ -67,6 +69,15 @@ pub(super) struct Task {
 pub(super) enum DeadlineAt {
     Mono(Mono),
     Wall(Wall),
+}
+
+/// A retry that has been decided upon.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retry {
+    /// How the attempt before ended.
+    pub(super) outcome: AttemptOutcome,
+    /// Whether the retry budget has to pay for it.
+    pub(super) costs: bool,
 }
 
 /// Where a live task is. Each variant has what exists only there.
@@ -93,6 +104,8 @@ pub(super) struct Waiting {
     /// Since when it is (or from when it will be) eligible.
     pub(super) since: Mono,
     pub(super) delayed: bool,
+    /// Its place among those who wait for the retry budget.
+    pub(super) starved: Option<u64>,
     pub(super) ticket: Option<Ticket>,
     pub(super) timer: Option<TimerKey>,
 }
@@ -219,7 +232,8 @@ impl Finished {
 impl Fleet {
     /// The task may start from now on: finds it a worker or queues it.
     pub(super) fn become_eligible(&mut self, ix: TaskIx) {
-        let waiting = Waiting { since: self.now.mono, delayed: false, ticket: None, timer: None };
+        let waiting =
+            Waiting { since: self.now.mono, delayed: false, starved: None, ticket: None, timer: None };
         self.set_phase(ix, Phase::Waiting(waiting));
         self.place(ix);
         let Phase::Waiting(_) = self.tasks[ix].phase else { return };
@@ -244,11 +258,12 @@ impl Fleet {
             return self.deadline_passed(ix);
         }
         if delay.is_zero() {
-            self.become_eligible(ix);
+            self.start_again(ix);
         } else {
             let since = self.now.mono + delay;
             let timer = Some(self.timers.set(since, Timer::NotBefore(ix)));
-            self.set_phase(ix, Phase::Waiting(Waiting { since, delayed: true, ticket: None, timer }));
+            let waiting = Waiting { since, delayed: true, starved: None, ticket: None, timer };
+            self.set_phase(ix, Phase::Waiting(waiting));
             self.publish(ix, TaskState::Queued, Some(reason));
         }
         if self.tasks[ix].keep != Keep::Passing {
@@ -275,7 +290,51 @@ impl Fleet {
     pub(super) fn not_before(&mut self, ix: TaskIx) {
         if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
             waiting.timer = None;
+            self.start_again(ix);
+        }
+    }
+
+    /// A task's next attempt is due: it is eligible again, if the retry budget pays for it.
+    fn start_again(&mut self, ix: TaskIx) {
+        let now = self.now.mono;
+        if let Some(retry) = self.tasks[ix].retry {
+            let capability = self.tasks[ix].spec.capability.clone();
+            if retry.costs && !self.budgets.spend(&capability, now) {
+                let (place, due) = self.budgets.starve(&capability, ix, now);
+                let starved = Some(place);
+                let waiting = Waiting { since: now, delayed: true, starved, ticket: None, timer: None };
+                self.set_phase(ix, Phase::Waiting(waiting));
+                self.publish(ix, TaskState::Queued, Some("retry_budget"));
+                self.note(Note::RetryHeld { capability });
+                self.plan_feeding(due);
+                return;
+            }
+            self.tasks[ix].retry = None;
+            let Retry { outcome, costs: paid } = retry;
+            self.note(Note::Retried { capability, outcome, paid });
+        }
+        self.become_eligible(ix);
+    }
+
+    /// The retry budgets have something to give again.
+    pub(super) fn feed_retries(&mut self) {
+        self.budgets_due = None;
+        for ix in self.budgets.feed(self.now.mono) {
+            if let Some(Retry { outcome, costs: paid }) = self.tasks[ix].retry.take() {
+                let capability = self.tasks[ix].spec.capability.clone();
+                self.note(Note::Retried { capability, outcome, paid });
+            }
             self.become_eligible(ix);
+        }
+        if let Some(due) = self.budgets.due() {
+            self.plan_feeding(due);
+        }
+    }
+
+    fn plan_feeding(&mut self, due: Mono) {
+        if self.budgets_due.is_none_or(|(planned, _)| due < planned) {
+            self.timers.clear(&mut self.budgets_due);
+            self.budgets_due = Some(self.timers.set(due, Timer::RetryBudget));
         }
     }
 
@@ -287,6 +346,10 @@ impl Fleet {
         let Phase::Waiting(waiting) = &mut task.phase else { return Duration::ZERO };
         let wait = if waiting.delayed { Duration::ZERO } else { now.since(waiting.since) };
         self.timers.clear(&mut waiting.timer);
+        task.retry = None;
+        if let Some(place) = waiting.starved.take() {
+            self.budgets.leave(&task.spec.capability, place);
+        }
         task.waited += wait;
         wait
     }

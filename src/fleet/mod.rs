@@ -11,7 +11,9 @@
 
 mod attempts;
 mod balancer;
+mod budget;
 mod check;
+mod explain;
 mod gates;
 mod health;
 mod ids;
@@ -53,12 +55,13 @@ pub use view::*;
 pub use words::*;
 
 use balancer::LoadBalancer;
+use budget::RetryBudgets;
 use gates::Gates;
 use lifecycle::{Finished, Task};
 use registry::WorkerRegistry;
 use show::Tally;
 use slab::{Slab, TaskIx};
-use timers::{Timer, Timers};
+use timers::{Timer, TimerKey, Timers};
 
 /// Longer than this away from its inputs, and the core forgives every worker the gap: it was the
 /// server that was silent.
@@ -88,6 +91,9 @@ pub struct Fleet {
     waiting_keys: usize,
     /// The next ticket of the queue.
     ticket: u64,
+    budgets: RetryBudgets,
+    /// When the next task that waits for a retry budget is due.
+    budgets_due: Option<TimerKey>,
     timers: Timers,
     gates: Gates,
     tally: Tally,
@@ -127,6 +133,8 @@ impl Fleet {
             balancer: LoadBalancer::default(),
             waiting_keys: 0,
             ticket: 0,
+            budgets: RetryBudgets::default(),
+            budgets_due: None,
             timers: Timers::default(),
             gates: Gates::default(),
             tally: Tally::default(),
@@ -146,7 +154,7 @@ impl Fleet {
             Event::Promote(task, request) => self.promote(task, request),
             Event::Abandoned(task) => self.abandoned(task),
             Event::Cancel(task, request) => self.cancel(task, request),
-            Event::Operator(word, request) => self.operator(word, request),
+            Event::Operator(word, by, request) => self.operator(word, by, request),
             Event::Desired(topology) => self.desired(topology),
             Event::LinkUp(conn, registration) => self.link_up(conn, *registration),
             Event::DialFailed(worker, outcome, detail) => self.dial_failed(&worker, outcome, detail),
@@ -190,6 +198,7 @@ impl Fleet {
                 Timer::Deadline(task) => self.deadline(task),
                 Timer::Limit(task) => self.limit(task),
                 Timer::Recovery(task) => self.recovery_over(task),
+                Timer::RetryBudget => self.feed_retries(),
                 Timer::Worker(worker, what) => self.worker_timer(worker, what),
             }
         }

@@ -90,6 +90,7 @@ impl Fleet {
             charged: record.charged,
             deaths: record.deaths,
             returns: 0,
+            retry: None,
             assigned_at: record.assigned_at,
             started_at: record.started_at,
             output: None,

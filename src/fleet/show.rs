@@ -1,15 +1,13 @@
-//! What the core shows of itself on request: tasks, workers, counts, and why a task waits. Nothing
-//! here changes anything.
+//! What the core shows of itself on request: tasks, workers and counts. Nothing here changes anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::Fleet;
 use super::ids::*;
 use super::lifecycle::Phase;
 use super::registry::{Link, Worker};
-use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::slab::{TaskIx, WorkerIx};
 use super::task::*;
 use super::time::{Mono, Now};
 use super::topology::InterfaceKind;
@@ -109,7 +107,7 @@ impl Fleet {
                 return Some(record);
             }
             let mut record = Arc::unwrap_or_clone(record);
-            record.pending_reason = self.explain(id).map(|explanation| explanation.summary.into());
+            record.pending_reason = self.pending_reason(ix).map(Into::into);
             return Some(Arc::new(record));
         }
         self.finished.tasks.get(&id).map(|ended| Arc::clone(&ended.record))
@@ -205,91 +203,6 @@ impl Fleet {
         !self.registry.changed.is_empty() || !self.registry.gone.is_empty()
     }
 
-    /// Why a task waits; `None` for one that does not.
-    pub fn explain(&self, id: TaskId) -> Option<Explanation> {
-        let ix = *self.by_id.get(&id)?;
-        let task = &self.tasks[ix];
-        match &task.phase {
-            Phase::Held => Some(sentence(
-                "its record is being written: a task with an Idempotency-Key starts after that",
-            )),
-            Phase::Recovering(recovering) => Some(match &recovering.hint {
-                Some(hint) => sentence(&format!(
-                    "it was on {} when the server stopped: waiting for that worker",
-                    hint.worker
-                )),
-                None => {
-                    sentence("the server has just started: waiting to hear whether a worker has it already")
-                }
-            }),
-            Phase::Waiting(waiting) if waiting.delayed => Some(sentence(&format!(
-                "its next attempt is planned in {:.1} s",
-                waiting.since.since(self.now.mono).as_secs_f64()
-            ))),
-            Phase::Waiting(_) => Some(self.explain_wait(task.demand)),
-            Phase::Assigned(_) | Phase::Running(_) | Phase::Cancelling(_) | Phase::Between => None,
-        }
-    }
-
-    fn explain_wait(&self, demand: DemandIx) -> Explanation {
-        let entry = &self.balancer.demands[demand];
-        let mut reasons: BTreeMap<String, Vec<&WorkerName>> = BTreeMap::new();
-        let mut busy = false;
-        for (name, ix) in &self.registry.by_name {
-            let worker = &self.registry.workers[*ix];
-            let reason = if worker.offer(&entry.capability).is_none() {
-                format!("does not offer {}", entry.capability)
-            } else if let Some((label, value)) =
-                entry.labels.iter().find(|(label, value)| worker.labels.get(*label) != Some(*value))
-            {
-                format!("label {label}={value} missing")
-            } else {
-                let state = worker.state();
-                busy |= state == WorkerState::Ready;
-                match state {
-                    WorkerState::Ready if worker.unavailable() > 0 => format!(
-                        "slots {}/{} in use, {} held by attempts that do not stop",
-                        worker.used(),
-                        worker.slots,
-                        worker.unavailable()
-                    ),
-                    WorkerState::Ready => format!("slots {}/{} in use", worker.used(), worker.slots),
-                    WorkerState::Removed
-                    | WorkerState::Disconnected
-                    | WorkerState::Connecting
-                    | WorkerState::Draining
-                    | WorkerState::Cordoned
-                    | WorkerState::Ejected
-                    | WorkerState::Suspect => {
-                        let mut text = state.as_str().to_owned();
-                        if let Some(error) = &worker.last_error {
-                            let _infallible = write!(text, " ({error})");
-                        }
-                        text
-                    }
-                }
-            };
-            reasons.entry(reason).or_default().push(name);
-        }
-        let workers = reasons.iter().map(|(reason, names)| (group(names), reason.clone())).collect();
-        let (summary, fix) = if self.quiescing {
-            ("the server is stopping: nothing is handed out".to_owned(), None)
-        } else if busy {
-            let slots =
-                format!("every worker that could take it is busy; {} wait for the same", entry.queue.len());
-            (slots, Some("wait, or add workers or slots".to_owned()))
-        } else if entry.eligible.is_empty() {
-            let labels: String =
-                entry.labels.iter().map(|(label, value)| format!(" with {label}={value}")).collect();
-            let fix = format!("add a worker that offers {}{labels}", entry.capability);
-            (format!("no worker offers {}{labels}", entry.capability), Some(fix))
-        } else {
-            let summary = format!("no worker that offers {} is ready", entry.capability);
-            (summary, Some("bring one of them back: see its state".to_owned()))
-        };
-        Explanation { summary, workers, fix }
-    }
-
     /// The offered capability that is nearest to what was asked, for "did you mean".
     pub(super) fn nearest(&self, asked: &Capability) -> Option<Capability> {
         let offers = self.registry.all_offers();
@@ -300,19 +213,6 @@ impl Fleet {
 
 fn common_prefix(one: &str, other: &str) -> usize {
     one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
-}
-
-fn sentence(text: &str) -> Explanation {
-    Explanation { summary: text.to_owned(), ..Explanation::default() }
-}
-
-fn group(names: &[&WorkerName]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => one.to_string(),
-        [one, other] => format!("{one}, {other}"),
-        [first, .., last] => format!("{} workers ({first} … {last})", names.len()),
-    }
 }
 
 fn view(worker: &Worker) -> WorkerView {

@@ -306,7 +306,7 @@ impl Fleet {
     }
 
     /// A person's word about a worker: durable, and kept over reconnects and restarts.
-    pub(super) fn operator(&mut self, word: OperatorWord, request: RequestId) {
+    pub(super) fn operator(&mut self, word: OperatorWord, by: Option<Arc<str>>, request: RequestId) {
         let name = word.worker().clone();
         let Some(worker) = self.registry.named(&name) else {
             self.effect(Effect::Answer(request, Answer::Refused(Refusal::NoSuchWorker)));
@@ -329,6 +329,9 @@ impl Fleet {
         if overlay == self.registry.workers[worker].overlay {
             self.effect(Effect::Answer(request, Answer::Done));
             return;
+        }
+        if overlay != Overlay::default() {
+            (overlay.by, overlay.at) = (by, self.now.wall);
         }
         let was_draining = self.registry.workers[worker].overlay.draining;
         self.registry.workers[worker].overlay = overlay.clone();

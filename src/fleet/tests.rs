@@ -219,6 +219,11 @@ impl Stage {
     }
 }
 
+/// The lines of an explanation.
+fn told(why: &Explanation) -> Vec<(String, usize, String)> {
+    why.workers.iter().map(|group| (group.workers.clone(), group.count, group.reason.clone())).collect()
+}
+
 #[test]
 fn a_task_goes_to_a_free_worker_and_its_result_is_told_once() {
     let mut stage = Stage::with(&[spec("ann", 1)]);
@@ -237,7 +242,10 @@ fn a_full_worker_gets_the_next_task_when_a_slot_is_free() {
     let second = stage.submit(Keep::Passing);
     assert_eq!(stage.handed(second), None);
     let why = stage.fleet.explain(second).expect("it waits");
-    assert_eq!(why.workers, [("ann".to_owned(), "slots 1/1 in use".to_owned())]);
+    assert_eq!(
+        (why.wait, told(&why)),
+        (Wait::Busy, vec![("ann".to_owned(), 1, "slots 1/1 in use".to_owned())])
+    );
     let (conn, epoch) = stage.accept(first);
     stage.succeed(first, conn, epoch);
     assert!(stage.handed(second).is_some());
@@ -497,6 +505,117 @@ fn a_retried_dead_letter_is_none_any_more_also_after_a_restart() {
         assert!(!stage.journal()[&old].dead_letter);
         assert_eq!(stage.journal()[&new].retry_of, Some(old));
     }
+}
+
+#[test]
+fn like_workers_share_a_line_and_the_nearest_comes_first() {
+    let labelled = |name: String, zone: &str| WorkerSpec {
+        labels: [("zone".into(), zone.into())].into(),
+        ..spec(&name, 4)
+    };
+    let mut fleet: Vec<WorkerSpec> = (100..400).map(|n| labelled(format!("b-{n}"), "b")).collect();
+    fleet.push(labelled("ann".to_owned(), "a"));
+    fleet.push(labelled("bob".to_owned(), "a"));
+    fleet.push(WorkerSpec { capabilities: Some(vec!["other".into()]), ..spec("cat", 1) });
+    let mut stage = Stage::with(&fleet);
+    stage.now.wall = Wall((10 * 60 + 2) * 60_000);
+    stage.tell(Event::Operator(OperatorWord::Cordon("ann".into()), Some("eve".into()), RequestId(900)));
+    stage.tell(Event::LinkDown(ConnId(302), Why::Io));
+    let mut submission = stage.submission("echo");
+    Arc::make_mut(&mut submission.spec).labels = [("zone".into(), "a".into())].into();
+    let task = submission.id;
+    stage.tell(Event::Submit(Box::new(submission)));
+    let why = stage.fleet.explain(task).expect("it waits");
+    let expected = [
+        ("bob", 1, "disconnected (io)"),
+        ("ann", 1, "cordoned by eve 10:02 UTC"),
+        ("b-100 … b-399", 300, "label zone=a missing"),
+        ("cat", 1, "does not offer echo"),
+    ];
+    let expected = expected.map(|(names, count, reason)| (names.to_owned(), count, reason.to_owned()));
+    assert_eq!((why.wait, told(&why)), (Wait::NotReady, expected.to_vec()));
+    assert_eq!(why.fix.as_deref(), Some("rollcall workers uncordon ann"));
+    let shown = stage.fleet.task(task).and_then(|task| task.pending_reason.clone());
+    assert_eq!(shown.as_deref(), Some(&*why.summary));
+    stage.tell(Event::Operator(OperatorWord::Uncordon("ann".into()), None, RequestId(901)));
+    assert!(stage.handed(task).is_some(), "and that is all it takes");
+}
+
+#[test]
+fn what_nobody_can_ever_run_is_told_apart_from_what_is_only_busy() {
+    let mut stage = Stage::with(&[spec("ann", 1)]);
+    let mut submission = stage.submission("echo");
+    Arc::make_mut(&mut submission.spec).labels = [("gpu".into(), "true".into())].into();
+    let task = submission.id;
+    stage.tell(Event::Submit(Box::new(submission)));
+    let why = stage.fleet.explain(task).expect("it waits");
+    assert_eq!(why.wait, Wait::Impossible);
+    assert_eq!(why.fix.as_deref(), Some("give ann the labels gpu=true, or add a worker that has them"));
+    let busy = (stage.submit(Keep::Passing), stage.submit(Keep::Passing)).1;
+    let why = stage.fleet.explain(busy).expect("it waits");
+    assert_eq!((why.wait, why.fix.as_deref()), (Wait::Busy, Some("wait, or add workers or slots")));
+}
+
+#[test]
+fn an_explanation_of_a_motley_fleet_is_short() {
+    let fleet: Vec<WorkerSpec> = (0..60).map(|n| spec(&format!("w-{n:03}"), 1)).collect();
+    let mut stage = Stage::with(&fleet);
+    for (number, worker) in (0u32..).zip(&fleet) {
+        // Each was cordoned in another minute.
+        stage.now.wall = Wall(i64::from(number) * 60_000);
+        let word = OperatorWord::Cordon(worker.name.clone());
+        stage.tell(Event::Operator(word, None, RequestId(u64::from(number) + 900)));
+    }
+    let task = stage.submit(Keep::Passing);
+    let why = stage.fleet.explain(task).expect("it waits");
+    assert_eq!(why.workers.len(), 21);
+    assert_eq!(why.workers.iter().map(|group| group.count).sum::<usize>(), 60);
+    assert_eq!(why.workers[0].reason, "cordoned 00:00 UTC");
+}
+
+#[test]
+fn retries_beyond_the_budget_wait_and_say_so() {
+    let mut stage = Stage::with(&[spec("ann", 130)]);
+    let mut tasks = Vec::new();
+    for _ in 0..130 {
+        let mut submission = stage.submission("echo");
+        Arc::make_mut(&mut submission.spec).retry = RetryWord::Always;
+        tasks.push(submission.id);
+        stage.tell(Event::Submit(Box::new(submission)));
+    }
+    for task in &tasks {
+        stage.accept(*task);
+    }
+    // What the first attempts brought in is gone; the reserve of a hundred is there.
+    stage.advance_with(ConnId(1), Duration::from_secs(20));
+    stage.tell(Event::LinkDown(ConnId(1), Why::Io));
+    stage.connect("ann", 2, "second", Vec::new());
+    let waiting = |stage: &Stage| {
+        let waits =
+            |task: &&TaskId| stage.fleet.explain(**task).is_some_and(|why| why.wait == Wait::RetryBudget);
+        tasks.iter().filter(waits).count()
+    };
+    assert_eq!(waiting(&stage), 30);
+    let held = stage.seen.iter().filter(|effect| matches!(effect, Effect::Note(Note::RetryHeld { .. })));
+    assert_eq!(held.count(), 30);
+    let last = stage.fleet.task(tasks[129]).expect("it is known");
+    assert_eq!(last.state, TaskState::Queued);
+    assert!(last.pending_reason.as_deref().is_some_and(|reason| reason.contains("budget")), "{last:?}");
+    stage.tell(Event::Cancel(tasks[129], RequestId(900)));
+    assert_eq!((stage.finals(tasks[129]), waiting(&stage)), (vec![TaskState::Cancelled], 29));
+    stage.advance(Duration::from_secs(10));
+    assert_eq!(waiting(&stage), 0);
+    assert!(tasks[..129].iter().all(|task| stage.fleet.task(*task).is_some_and(|r| r.attempts.len() == 2)));
+}
+
+#[test]
+fn what_never_began_is_offered_again_at_no_cost() {
+    let mut stage = Stage::with(&[spec("ann", 150)]);
+    let tasks: Vec<TaskId> = (0..150).map(|_| stage.submit(Keep::Passing)).collect();
+    stage.advance_with(ConnId(1), Duration::ZERO);
+    stage.tell(Event::LinkDown(ConnId(1), Why::Io));
+    stage.connect("ann", 2, "first", Vec::new());
+    assert!(tasks.iter().all(|task| stage.handed(*task).is_some_and(|(conn, _)| conn == ConnId(2))));
 }
 
 #[test]

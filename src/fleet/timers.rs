@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Limit(TaskIx),
     /// A recovered task has waited for its worker for long enough.
     Recovery(TaskIx),
+    /// A retry budget has something to give again.
+    RetryBudget,
     /// Something about a worker.
     Worker(WorkerIx, WorkerTimer),
 }

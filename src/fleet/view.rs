@@ -160,13 +160,66 @@ pub struct FleetStats {
     pub generation: Generation,
 }
 
+/// What a waiting task waits for; the words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For its record: it is kept by key.
+    Recording,
+    /// After a restart, for the workers that may have it.
+    Recovering,
+    /// For the time of its next attempt.
+    Backoff,
+    /// For the retry budget of its capability.
+    RetryBudget,
+    /// For a server that does not stop.
+    Stopping,
+    /// For a slot: every worker that could take it is busy.
+    Busy,
+    /// For a worker that could take it and is away.
+    NotReady,
+    /// For a worker that the topology does not have.
+    Impossible,
+    /// For nothing: it is about to be handed over.
+    Free,
+}
+
+impl Wait {
+    /// The word used in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Recovering => "recovering",
+            Self::Backoff => "backoff",
+            Self::RetryBudget => "retry_budget",
+            Self::Stopping => "stopping",
+            Self::Busy => "busy",
+            Self::NotReady => "not_ready",
+            Self::Impossible => "impossible",
+            Self::Free => "free",
+        }
+    }
+}
+
+/// Workers that do not take a task for the same reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerGroup {
+    /// Their names; of many the first and the last.
+    pub workers: String,
+    /// How many they are.
+    pub count: usize,
+    /// Why.
+    pub reason: String,
+}
+
 /// Why a waiting task waits, from the same index that the balancer reads.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
+    /// What kind of wait it is.
+    pub wait: Wait,
     /// One sentence: the shortest true reason.
     pub summary: String,
-    /// A line per worker, or group of like workers.
-    pub workers: Vec<(String, String)>,
+    /// A line per group of like workers, those nearest to taking the task first; a bounded number.
+    pub workers: Vec<WorkerGroup>,
     /// The shortest fix, where a person can do something.
     pub fix: Option<String>,
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::*;
 use super::task::*;
+use super::time::Wall;
 use super::topology::Topology;
 
 /// A task on its way in.
@@ -306,8 +307,9 @@ pub enum Event {
     Abandoned(TaskId),
     /// Stop a task; the request is answered with it.
     Cancel(TaskId, RequestId),
-    /// A person's word about a worker; the request is answered.
-    Operator(OperatorWord, RequestId),
+    /// A person's word about a worker, with that person's name where it is known; the request is
+    /// answered.
+    Operator(OperatorWord, Option<Arc<str>>, RequestId),
     /// A new generation.
     Desired(Arc<Topology>),
     /// A connection is up and the worker has registered.
@@ -494,6 +496,12 @@ pub struct Overlay {
     pub cordoned: bool,
     /// Takes no new tasks and is told so.
     pub draining: bool,
+    /// Who said so, where it is known.
+    #[serde(default)]
+    pub by: Option<Arc<str>>,
+    /// When.
+    #[serde(default)]
+    pub at: Wall,
 }
 
 /// The answer to a request.
@@ -646,6 +654,13 @@ pub enum Note {
         capability: Capability,
         /// How the attempt before ended.
         outcome: AttemptOutcome,
+        /// Whether the retry budget paid for it; what never began costs nothing.
+        paid: bool,
+    },
+    /// A task that is to be tried again waits for the retry budget.
+    RetryHeld {
+        /// What was asked.
+        capability: Capability,
     },
     /// A task became final.
     Ended {

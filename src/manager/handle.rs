@@ -376,13 +376,14 @@ impl Manager {
         answer.await.map_err(|_| CallError::Stopped)
     }
 
-    /// Takes a person's word about a worker. When it returns, the snapshot shows it.
+    /// Takes a person's word about a worker, with that person's name where it is known. When it
+    /// returns, the snapshot shows it.
     ///
     /// # Errors
     /// [`Refusal::NoSuchWorker`], or [`CallError::Stopped`].
-    pub async fn operator(&self, word: OperatorWord) -> Result<(), CallError> {
+    pub async fn operator(&self, word: OperatorWord, by: Option<Arc<str>>) -> Result<(), CallError> {
         let request = self.request();
-        match self.ask(request, Event::Operator(word, request)).await? {
+        match self.ask(request, Event::Operator(word, by, request)).await? {
             Answer::Refused(refusal) => Err(refusal.into()),
             Answer::Done
             | Answer::Accepted(_)

@@ -17,6 +17,7 @@ pub(super) fn is_of_the_fleet(note: &Note) -> bool {
         | Note::Started { .. }
         | Note::AttemptEnded { .. }
         | Note::Retried { .. }
+        | Note::RetryHeld { .. }
         | Note::Discarded { .. }
         | Note::Reconciled { .. }
         | Note::Heartbeat { .. }
@@ -67,6 +68,7 @@ pub(super) fn narrate(note: &Note) {
         | Note::Started { .. }
         | Note::AttemptEnded { .. }
         | Note::Retried { .. }
+        | Note::RetryHeld { .. }
         | Note::Ended { .. }
         | Note::Reconciled { .. }
         | Note::Heartbeat { .. }

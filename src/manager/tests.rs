@@ -133,7 +133,7 @@ async fn a_cancelled_task_ends_cancelled_and_its_slot_is_free_again() {
     manager.cancel(&Tenant::default_tenant(), task).await.expect("known");
     let ended = manager.finished(task, Duration::from_secs(10)).await.expect("known").expect("it ended");
     assert_eq!(ended.state, TaskState::Cancelled);
-    manager.operator(OperatorWord::Cordon("ann".into())).await.expect("known");
+    manager.operator(OperatorWord::Cordon("ann".into()), None).await.expect("known");
     let view = manager.workers().worker("ann").cloned().expect("shown");
     assert_eq!((view.state, view.slots_used), (WorkerState::Cordoned, 0));
     manager.shutdown(Duration::from_secs(5)).await;

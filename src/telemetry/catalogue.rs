@@ -206,6 +206,8 @@ families! {
         TASK_RETRIES: Counter, "rollcall_task_retries_total",
             [CAPABILITY, label!("reason" = "failed" "timed_out" "worker_lost" "rejected")],
             "Tasks put back into the queue for another attempt.";
+        TASK_RETRIES_HELD: Counter, "rollcall_task_retry_budget_exhausted_total", [CAPABILITY],
+            "Retries that had to wait, because the budget was used up: a fifth of the first attempts and ten a second.";
         TASK_DEAD_LETTERS: Counter, "rollcall_task_dead_letters_total",
             [CAPABILITY, label!("cause" = "poison" "max_attempts")],
             "Tasks set aside: they took workers down (poison) or used up their attempts.";

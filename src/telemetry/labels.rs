@@ -26,6 +26,7 @@ pub(super) struct CapabilitySeries {
     /// core's own count is shown.
     pub(super) submissions: [ByWord<IntCounter>; Source::ALL.len()],
     pub(super) retries: ByWord<IntCounter>,
+    pub(super) retries_held: IntCounter,
     pub(super) dead_letters: ByWord<IntCounter>,
     pub(super) wait: Histogram,
     pub(super) execution: Histogram,
@@ -125,6 +126,7 @@ pub(super) struct Labels {
     submissions: IntCounterVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
+    retries_held: IntCounterVec,
     dead_letters: IntCounterVec,
     /// With the label `capability` only.
     capability_histograms: [HistogramVec; 4],
@@ -150,6 +152,7 @@ impl Labels {
             submissions: detached_counters(&c::TASK_SUBMISSIONS),
             attempts: counters(registry, &c::TASK_ATTEMPTS),
             retries: counters(registry, &c::TASK_RETRIES),
+            retries_held: counters(registry, &c::TASK_RETRIES_HELD),
             dead_letters: counters(registry, &c::TASK_DEAD_LETTERS),
             capability_histograms: capability_histograms.map(|family| histograms(registry, &family)),
             connects: counters(registry, &c::CONNECTS),
@@ -317,6 +320,7 @@ impl Labels {
             retries: ByWord::of(&catalogue::TASK_RETRIES, |reason| {
                 self.retries.with_label_values(&[name, reason])
             }),
+            retries_held: self.retries_held.with_label_values(&[name]),
             dead_letters: ByWord::of(&catalogue::TASK_DEAD_LETTERS, |cause| {
                 self.dead_letters.with_label_values(&[name, cause])
             }),
@@ -370,6 +374,7 @@ impl Labels {
             remove_words(&self.submissions, &catalogue::TASK_SUBMISSIONS, &[name, source.as_str()]);
         }
         remove_words(&self.retries, &catalogue::TASK_RETRIES, &[name]);
+        drop(self.retries_held.remove_label_values(&[name]));
         remove_words(&self.dead_letters, &catalogue::TASK_DEAD_LETTERS, &[name]);
         for pool in pools {
             remove_words(&self.attempts, &catalogue::TASK_ATTEMPTS, &[name, pool]);

@@ -36,10 +36,13 @@ impl Metrics {
                     series.execution.observe(execution.as_secs_f64());
                 }
             }
-            Note::Retried { capability, outcome } => {
+            Note::Retried { capability, outcome, paid: _ } => {
                 if let Some(reason) = retry_reason(*outcome) {
                     self.labels.capability(capability, &c::TASK_RETRIES).retries.count(reason);
                 }
+            }
+            Note::RetryHeld { capability } => {
+                self.labels.capability(capability, &c::TASK_RETRIES_HELD).retries_held.inc();
             }
             Note::Ended { record, latency, fault: _ } => self.ended(record, *latency),
             Note::Discarded { reason, task: _, worker: _ } => self.discarded.count(reason.as_str()),

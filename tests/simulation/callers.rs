@@ -197,14 +197,14 @@ impl World {
             _ => OperatorWord::Uncordon(name),
         };
         let request = self.callers.request();
-        self.tell(Event::Operator(word, request));
+        self.tell(Event::Operator(word, None, request));
     }
 
     /// Every worker takes tasks again.
     pub(crate) fn uncordon_all(&mut self) {
         for name in self.topology.workers.keys().cloned().collect::<Vec<_>>() {
             let request = self.callers.request();
-            self.tell(Event::Operator(OperatorWord::Uncordon(name), request));
+            self.tell(Event::Operator(OperatorWord::Uncordon(name), None, request));
         }
     }
 }

@@ -115,13 +115,22 @@ async fn a_cancelled_task_ends_cancelled_and_can_be_tried_again() {
 async fn a_waiting_task_says_why() {
     let server = Server::start(MOCKS);
     server.worker_is("slow", "ready").await;
-    let (status, worker) = server.post("/v1/workers/slow/cordon", "").await;
-    assert_eq!((status, &worker["state"]), (200, &json!("cordoned")), "{worker}");
+    let (name, value) = header("rollcall-operator", "ana");
+    let cordon = Request::new(Method::POST, "/v1/workers/slow/cordon").header(name, value);
+    let worker = read(&server.send(cordon).await.body);
+    assert_eq!(worker["state"], "cordoned", "{worker}");
     let (_, task) = server.post("/v1/tasks", r#"{"capability":"slow"}"#).await;
     let id = task["id"].as_str().expect("an id");
     let why = server.get(&format!("/v1/tasks/{id}/explain")).await;
-    assert!(why["summary"].as_str().is_some_and(|text| !text.is_empty()), "{why}");
-    assert_eq!(why["state"], "queued");
+    assert_eq!((&why["state"], &why["wait"]), (&json!("queued"), &json!("not_ready")));
+    assert_eq!((&why["workers"][0]["worker"], &why["workers"][0]["count"]), (&json!("slow"), &json!(1)));
+    let reason = why["workers"][0]["reason"].as_str().expect("a text");
+    assert!(reason.starts_with("cordoned by ana ") && reason.ends_with(" UTC"), "{why}");
+    assert_eq!(why["fix"], "rollcall workers uncordon slow");
+    assert_eq!(server.task(&task).await["pending_reason"], why["summary"]);
+    let (name, value) = header("rollcall-operator", "");
+    let nameless = Request::new(Method::POST, "/v1/workers/slow/cordon").header(name, value);
+    assert_eq!(server.send(nameless).await.status, 422);
     let (_, worker) = server.post("/v1/workers/slow/uncordon", "").await;
     assert_eq!(worker["state"], "ready", "{worker}");
     let (status, probed) = server.post("/v1/workers/slow/probe", "").await;

@@ -172,10 +172,15 @@ fn a_refused_task_a_waiting_one_and_a_stopped_one_are_told_apart() {
     let refused = server.asked(&["run", "ecko"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("\"echo\""), "{refused:?}");
-    server.says(&["workers", "cordon", "ann"]);
+    server.says(&["workers", "cordon", "ann", "--as", "eve"]);
     let waiting = server.says(&["run", "echo", "--detach"]);
     let waiting = waiting.trim();
-    assert!(server.says(&["tasks", "explain", waiting]).contains("ann"));
+    let why = server.says(&["tasks", "explain", waiting]);
+    for part in
+        ["ann: cordoned by eve ", "slow: does not offer echo", "to mend it: rollcall workers uncordon ann"]
+    {
+        assert!(why.contains(part), "{part:?} is missing in:\n{why}");
+    }
     assert!(server.says(&["tasks", "cancel", waiting]).contains("is cancelled"));
     assert!(server.says(&["tasks", "ls", "--state", "cancelled"]).contains(waiting));
     server.says(&["workers", "uncordon", "ann"]);

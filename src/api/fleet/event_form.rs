@@ -37,9 +37,13 @@ fn fields(object: &mut Object<'_>, note: &Note) -> &'static str {
             object.value("execution_seconds", &execution.map(|took| took.as_secs_f64()));
             "attempt_ended"
         }
-        Note::Retried { capability, outcome } => {
+        Note::Retried { capability, outcome, paid: _ } => {
             object.text("capability", capability.as_str()).text("after", outcome.as_str());
             "task_retried"
+        }
+        Note::RetryHeld { capability } => {
+            object.text("capability", capability.as_str());
+            "task_retry_held"
         }
         Note::Ended { record, fault, latency } => {
             object.text("task", &record.id.to_string()).text("capability", record.spec.capability.as_str());

@@ -1,9 +1,10 @@
 //! The routes about workers: looking, a person's words, and workers that live beside the file's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, LOCATION};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Request, StatusCode};
 use serde_json::json;
 
@@ -12,12 +13,17 @@ use crate::api::AppState;
 use crate::api::http::body::{self, Answer, Reply, json, json_of};
 use crate::api::http::json::{Object, write_list};
 use crate::api::http::problem::{self, Problem, Refused};
+use crate::api::http::query::invalid;
 use crate::api::tasks::{checked_text, not_json};
 use crate::config::Config;
 use crate::fleet::{OperatorWord, Refusal, WorkerName, WorkerView};
 use crate::manager::desired::{AddRefused, RemoveRefused};
 use crate::supervise::ProcessStatus;
 
+/// Says who gives a worker a word; no proof of it.
+const OPERATOR: HeaderName = HeaderName::from_static("rollcall-operator");
+/// Bytes of such a name at most.
+const MAX_OPERATOR: usize = 64;
 /// How long a worker that was added may take to be shown.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
@@ -46,9 +52,22 @@ pub(crate) async fn say(
     state: &AppState,
     name: &str,
     word: impl FnOnce(WorkerName) -> OperatorWord,
+    request: &Request<Incoming>,
 ) -> Reply {
-    state.manager().operator(word(WorkerName::from(name))).await?;
+    let by = operator(request.headers())?;
+    state.manager().operator(word(WorkerName::from(name)), by).await?;
     get(state, name)
+}
+
+/// Whose word it is, as that person says.
+fn operator(headers: &HeaderMap) -> Result<Option<Arc<str>>, Refused> {
+    let Some(name) = headers.get(OPERATOR) else { return Ok(None) };
+    match name.to_str() {
+        Ok(name) if (1..=MAX_OPERATOR).contains(&name.len()) => Ok(Some(name.into())),
+        Ok(_) | Err(_) => {
+            Err(invalid("Rollcall-Operator", "must be a name of 1 to 64 ASCII characters").into())
+        }
+    }
 }
 
 /// `POST /v1/workers/{name}/probe`

@@ -126,16 +126,18 @@ pub(super) async fn explain(state: &AppState, id: &str) -> Reply {
     object.text("task", id).text("state", task.state.as_str());
     match explanation {
         Some(explanation) => {
-            object.text("summary", &explanation.summary);
-            object.list("workers", &explanation.workers, |out, (worker, reason)| {
+            object.text("wait", explanation.wait.as_str()).text("summary", &explanation.summary);
+            object.list("workers", &explanation.workers, |out, group| {
                 let mut item = Object::new(out);
-                item.text("worker", worker).text("reason", reason);
+                item.text("worker", &group.workers).value("count", &group.count);
+                item.text("reason", &group.reason);
                 item.end();
             });
             object.maybe_text("fix", explanation.fix.as_deref());
         }
         None => {
-            object.text("summary", &not_waiting(&task)).raw("workers", "[]").raw("fix", "null");
+            object.raw("wait", "null").text("summary", &not_waiting(&task));
+            object.raw("workers", "[]").raw("fix", "null");
         }
     }
     object.end();

@@ -4,9 +4,11 @@
 //! I1 no accepted task vanishes, each request is answered once; I2 one final record, immutable;
 //! I3 epochs rise; I4 no second lease without a reason to give up the first; I5 one task per key;
 //! I6 attempts and deaths are bounded; I7 honest slots; I8 only to a worker that may have it;
-//! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there.
+//! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there. G10 is the
+//! retry budget.
 
 mod links;
+mod retries;
 mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,7 @@ use rollcall::fleet::*;
 use super::plan::SitePlan;
 use super::world::Key;
 use links::Links;
+use retries::Retries;
 use tasks::Tasks;
 
 /// What a step of the checker says.
@@ -39,6 +42,7 @@ pub(crate) struct Moment {
 pub(crate) struct Observer {
     topology: Arc<Topology>,
     tasks: Tasks,
+    retries: Retries,
     links: Links,
     requests: BTreeMap<RequestId, Asked>,
     /// Records that are not known to be durable.
@@ -73,6 +77,7 @@ impl Observer {
         self.late = Duration::ZERO;
         self.next_wake = None;
         self.quiescing = false;
+        self.retries.forget();
         self.topology = Arc::default();
         let records: Vec<&Record> = start.recovered.iter().flat_map(|found| &found.records).collect();
         self.durable_overlays.clear();
@@ -145,7 +150,7 @@ impl Observer {
                 self.ask(*request, Some(*task), false);
                 self.tasks.cancel_wanted(*task);
             }
-            Event::Operator(word, request) => {
+            Event::Operator(word, _, request) => {
                 self.ask(*request, None, false);
                 self.operator(word);
             }
@@ -242,6 +247,9 @@ impl Observer {
             }
             Effect::Answer(request, answer) => self.answered(*request, answer),
             Effect::Finish(task, record) => self.tasks.finished(*task, record),
+            Effect::Note(Note::Retried { capability, paid: true, .. }) => {
+                self.retries.retried(now.mono, capability)
+            }
             Effect::Note(Note::AttemptEnded { task, outcome, .. }) => {
                 self.tasks.attempt_ended(*task, *outcome)
             }
@@ -302,6 +310,9 @@ impl Observer {
             Order::Execute(assignment) => {
                 if self.quiescing {
                     return Err("a stopping server hands out work".to_owned());
+                }
+                if assignment.number == 1 {
+                    self.retries.first_attempt(moment.mono, &assignment.spec.capability);
                 }
                 let held = self.links.execute(moment, conn, assignment, &self.topology)?;
                 let known = self.roster.get(&held.worker).is_some_and(|known| known.contains(&held.instance));

@@ -107,7 +107,7 @@ fn i1_a_second_answer_is_seen() {
 #[test]
 fn i1_a_request_without_an_answer_is_seen() {
     let mut observer = fleet();
-    tell(&mut observer, 1, &Event::Operator(OperatorWord::Cordon("ann".into()), RequestId(9)));
+    tell(&mut observer, 1, &Event::Operator(OperatorWord::Cordon("ann".into()), None, RequestId(9)));
     observer.tasks = Tasks::default();
     assert!(observer.settled(None).expect_err("nobody answered").contains("never answered"));
 }
@@ -192,7 +192,7 @@ fn i8_work_for_a_worker_that_must_not_have_it_is_seen() {
     assert!(problem(&mut fleet(), 60, &execute(1, 3, 100)).contains("silence"));
 
     let mut observer = fleet();
-    tell(&mut observer, 1, &Event::Operator(OperatorWord::Cordon("ann".into()), RequestId(9)));
+    tell(&mut observer, 1, &Event::Operator(OperatorWord::Cordon("ann".into()), None, RequestId(9)));
     assert!(problem(&mut observer, 1, &execute(1, 3, 100)).contains("a person said no"));
 
     let mut observer = fleet();
