@@ -272,7 +272,7 @@ fn rosters_and_overlays_are_taken_by_every_store() {
             launched: false,
             capabilities: Vec::new(),
         };
-        let said = Overlay { cordoned: true, draining: false };
+        let said = Overlay { cordoned: true, ..Overlay::default() };
         let records = vec![(Seq(1), Record::Roster(entry)), (Seq(2), Record::Overlay("ann".into(), said))];
         assert_eq!(opened.journal.commit(&records.into()), Ok(vec![]));
     });

@@ -37,7 +37,7 @@ fn a_store_that_is_opened_again_has_what_was_written() {
         launched: true,
         capabilities: Vec::new(),
     };
-    let said = Overlay { cordoned: true, draining: false };
+    let said = Overlay { cordoned: true, ..Overlay::default() };
     let mut first = reopened(folder.path());
     first.journal.commit(&batch([&task(1), &large, &ended(&task(3))])).expect("written");
     let others = vec![
