@@ -133,7 +133,7 @@ impl Fleet {
             let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
             self.close_attempt(ix, AttemptOutcome::Rejected, Some("rejected"));
             if cancelling {
-                self.cancelled(ix);
+                self.cancelled(ix, Stopped::NeverStarted);
             } else if retryable {
                 self.give_back(ix, AttemptOutcome::Rejected, "rejected");
             } else {
@@ -293,7 +293,9 @@ impl Fleet {
             | AttemptOutcome::Rejected
             | AttemptOutcome::Superseded => {
                 if cancelling {
-                    return self.cancelled_with(ix, Some(epoch));
+                    let forced = code.as_deref() == Some("killed");
+                    let how = if forced { Stopped::Killed } else { Stopped::Graceful };
+                    return self.cancelled_with(ix, how, Some(epoch));
                 }
                 // The worker stopped it of its own accord, as one that shuts down does.
                 self.tasks[ix].charged += 1;
@@ -375,7 +377,7 @@ impl Fleet {
             self.tasks[ix].deaths += 1;
         }
         if cancelling {
-            self.cancelled(ix);
+            self.cancelled(ix, if started { Stopped::Unconfirmed } else { Stopped::NeverStarted });
         } else if self.tasks[ix].deaths >= MAX_DEATHS {
             self.tasks[ix].charged += u32::from(started);
             let message = format!("{MAX_DEATHS} workers died while they had it");
@@ -470,13 +472,14 @@ impl Fleet {
             return;
         };
         let keep = self.tasks[ix].keep;
+        self.tasks[ix].cancel_asked.get_or_insert(self.now.mono);
         match &mut self.tasks[ix].phase {
             Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => {
                 if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {
                     self.timers.clear(&mut recovering.timer);
                 }
                 self.leave_wait(ix);
-                let seq = self.cancelled_with(ix, None);
+                let seq = self.cancelled_with(ix, Stopped::NeverStarted, None);
                 if let Some(ended) = self.finished.tasks.get(&id) {
                     let record = Arc::clone(&ended.record);
                     self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
@@ -508,21 +511,33 @@ impl Fleet {
         self.publish(ix, TaskState::Cancelling, None);
     }
 
-    pub(super) fn cancelled(&mut self, ix: TaskIx) {
-        self.cancelled_with(ix, None);
+    pub(super) fn cancelled(&mut self, ix: TaskIx, how: Stopped) {
+        self.cancelled_with(ix, how, None);
     }
 
-    fn cancelled_with(&mut self, ix: TaskIx, recorded: Option<Epoch>) -> Seq {
-        let started = self.tasks[ix].started_at.is_some();
-        let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
+    /// Finishes a task that somebody asked to stop, and tells how it was stopped.
+    fn cancelled_with(&mut self, ix: TaskIx, how: Stopped, recorded: Option<Epoch>) -> Seq {
+        let now = self.now.mono;
+        let task = &mut self.tasks[ix];
+        let started = task.started_at.is_some();
+        let took = task.cancel_asked.map_or(Duration::ZERO, |asked| now.since(asked));
+        let how = match how {
+            Stopped::NeverStarted if started => Stopped::BetweenAttempts,
+            Stopped::NeverStarted
+            | Stopped::BetweenAttempts
+            | Stopped::Graceful
+            | Stopped::Killed
+            | Stopped::Unconfirmed => how,
+        };
+        let details = format!("{{\"stopped\":\"{}\",\"took_ms\":{}}}", how.as_str(), took.as_millis());
+        task.error = Some(TaskError {
             code: "cancelled".into(),
-            message: "it was cancelled on request".into(),
+            message: format!("it was cancelled on request; {}", how.sentence()).into(),
             retryable: false,
             fault: Fault::None,
-            side_effects: SideEffects::None,
-            details: None,
+            side_effects: if started { SideEffects::Possible } else { SideEffects::None },
+            details: Some(Payload::from(details.as_str())),
         });
-        error.side_effects = if started { SideEffects::Possible } else { SideEffects::None };
         self.finish(ix, TaskState::Cancelled, Fault::None, false, recorded)
     }
 
@@ -548,7 +563,7 @@ impl Fleet {
         self.close_attempt(ix, outcome, Some("cancel_timeout"));
         self.fence(worker, id, epoch);
         if cancelling {
-            self.cancelled(ix);
+            self.cancelled(ix, Stopped::Unconfirmed);
         } else {
             self.tasks[ix].charged += 1;
             self.worker_failed(worker);

@@ -114,6 +114,7 @@ impl Fleet {
             deaths: 0,
             returns: 0,
             retry: None,
+            cancel_asked: None,
             assigned_at: None,
             started_at: None,
             output: None,

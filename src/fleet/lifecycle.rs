@@ -55,6 +55,8 @@ pub(super) struct Task {
     pub(super) returns: u32,
     /// What the retry that is planned repeats.
     pub(super) retry: Option<Retry>,
+    /// When somebody asked to stop it.
+    pub(super) cancel_asked: Option<Mono>,
     pub(super) assigned_at: Option<Wall>,
     pub(super) started_at: Option<Wall>,
     pub(super) output: Option<Payload>,

@@ -91,6 +91,7 @@ impl Fleet {
             deaths: record.deaths,
             returns: 0,
             retry: None,
+            cancel_asked: None,
             assigned_at: record.assigned_at,
             started_at: record.started_at,
             output: None,

@@ -649,3 +649,42 @@ fn a_kept_task_survives_a_crash_and_its_worker_goes_on_with_it() {
     let next = stage.submit(Keep::Passing);
     assert!(stage.handed(next).expect("handed over").1 > epoch);
 }
+
+#[test]
+fn a_cancelled_task_tells_how_it_was_stopped_and_how_long_that_took() {
+    let told = |stage: &Stage, task: TaskId| {
+        let record = &stage.journal()[&task];
+        let error = record.error.clone().expect("why it ended");
+        assert_eq!((record.state, &*error.code), (TaskState::Cancelled, "cancelled"));
+        error.details.expect("how").as_str().to_owned()
+    };
+    // Its worker stops it by itself, ends it by force, or says nothing at all.
+    for (code, how) in [(None, "graceful"), (Some("killed"), "killed")] {
+        let mut stage = Stage::with(&[spec("ann", 1)]);
+        let task = stage.submit(Keep::Passing);
+        let (conn, epoch) = stage.accept(task);
+        stage.tell(Event::Cancel(task, RequestId(99)));
+        stage.advance(Duration::from_millis(1_500));
+        let error = code.map(|code: &str| TaskError {
+            code: code.into(),
+            message: "stopped".into(),
+            retryable: false,
+            fault: Fault::Caller,
+            side_effects: SideEffects::Possible,
+            details: None,
+        });
+        let status = AttemptOutcome::Cancelled;
+        let report = ResultReport { task, epoch, status, output: None, error, usage: None };
+        stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
+        assert_eq!(told(&stage, task), format!(r#"{{"stopped":"{how}","took_ms":1500}}"#));
+    }
+    let mut stage = Stage::with(&[spec("ann", 1)]);
+    let task = stage.submit(Keep::Passing);
+    stage.accept(task);
+    let waiting = stage.submit(Keep::Kept);
+    stage.tell(Event::Cancel(waiting, RequestId(98)));
+    assert_eq!(told(&stage, waiting), r#"{"stopped":"never_started","took_ms":0}"#);
+    stage.tell(Event::Cancel(task, RequestId(99)));
+    stage.advance_with(ConnId(1), Duration::from_secs(40));
+    assert_eq!(told(&stage, task), r#"{"stopped":"unconfirmed","took_ms":30000}"#);
+}

@@ -9,7 +9,7 @@ use super::ids::*;
 use super::lifecycle::Phase;
 use super::registry::Link;
 use super::slab::WorkerIx;
-use super::task::AttemptOutcome;
+use super::task::{AttemptOutcome, Stopped};
 use super::timers::{Timer, WorkerTimer};
 use super::view::WorkerState;
 use super::words::*;
@@ -175,7 +175,7 @@ impl Fleet {
                 self.effect(Effect::Order(conn, Order::Cancel { task: id, epoch, reason: "superseded" }));
             }
             if cancelling {
-                self.cancelled(ix);
+                self.cancelled(ix, Stopped::Unconfirmed);
             } else {
                 self.requeue(ix, Duration::ZERO, reason);
             }

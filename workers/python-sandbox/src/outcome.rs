@@ -137,6 +137,8 @@ pub struct Report {
     pub error: Option<ErrorReport>,
     /// `repr` of the last expression of Python code, if it has one that is not `None`.
     pub last_value: Option<String>,
+    /// It did not stop by itself.
+    pub killed: bool,
     /// What it used.
     pub usage: Usage,
 }

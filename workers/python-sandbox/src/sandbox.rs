@@ -115,6 +115,7 @@ impl Report {
             signal: None,
             error,
             last_value: None,
+            killed: false,
             usage: Usage::default(),
         }
     }
@@ -186,13 +187,13 @@ impl Shared {
                 // Whatever the status: what counts is the one that bwrap reports from inside.
                 _ = child.wait() => End::Exited,
             };
-            let gone = self.stop(&mut child, group, end).await;
+            let stopped = self.stop(&mut child, group, end).await;
             ended.cancel();
-            (end, gone)
+            (end, stopped)
         };
         let read = pipes.read(output, self.parts.limits.output, &too_much, &ended);
-        let ((end, gone), read) = tokio::join!(watch, read);
-        if !gone {
+        let ((end, stopped), read) = tokio::join!(watch, read);
+        if stopped == Stopped::Survived {
             return Report::failed("some of its processes cannot be killed");
         }
         let complaint = read.stderr.shown(1024).text;
@@ -212,13 +213,14 @@ impl Shared {
             signal: verdict.signal,
             error: verdict.error,
             last_value: verdict.last_value,
+            killed: stopped == Stopped::Killed,
             usage: Usage::default(),
         }
     }
 
-    /// Ends what still runs: politely first where the program may want to clear up. False when
-    /// something survived.
-    async fn stop(&self, child: &mut Child, group: Option<&Cgroup>, end: End) -> bool {
+    /// Ends what still runs: politely first where the program may want to clear up.
+    async fn stop(&self, child: &mut Child, group: Option<&Cgroup>, end: End) -> Stopped {
+        let mut left = end != End::Exited;
         if let (Some(group), End::Timeout | End::Cancelled) = (group, end)
             && !self.closing.is_cancelled()
         {
@@ -226,7 +228,7 @@ impl Shared {
             let outer = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
             group.signal(Signal::SIGTERM, outer.as_slice()).await;
             tokio::select! {
-                _ = child.wait() => {}
+                _ = child.wait() => left = false,
                 () = sleep(GRACE) => {}
                 () = self.closing.cancelled() => {}
             }
@@ -238,7 +240,11 @@ impl Shared {
         };
         // An error means that it is dead already.
         drop(child.kill().await);
-        emptied
+        match (emptied, left) {
+            (false, _) => Stopped::Survived,
+            (true, true) => Stopped::Killed,
+            (true, false) => Stopped::ByItself,
+        }
     }
 
     async fn remove(&self, group: Cgroup, seat: Seat) {
@@ -257,6 +263,17 @@ impl Shared {
             }
         }
     }
+}
+
+/// What it took to end a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// Nothing, or a word.
+    ByItself,
+    /// Force.
+    Killed,
+    /// Some process of it is still there.
+    Survived,
 }
 
 /// Returns when the kernel has killed a process of the group for memory.

@@ -135,6 +135,7 @@ fn end(report: &Report) -> TaskEnd {
     let end = match report.outcome {
         Outcome::Ok => return result::fill(TaskEnd::succeeded(&()), report),
         Outcome::Timeout => TaskEnd::timed_out(),
+        Outcome::Cancelled if report.killed => TaskEnd::killed(),
         Outcome::Cancelled => TaskEnd::cancelled(),
         Outcome::Error
         | Outcome::Exit

@@ -122,6 +122,22 @@ async fn output_is_handed_on_while_the_code_runs() {
 }
 
 #[tokio::test]
+async fn a_cancel_tells_whether_it_took_force() {
+    let sandbox = sandbox().await;
+    for (trap, killed) in [("trap 'exit 0' TERM", false), ("trap '' TERM", true)] {
+        let (heard, cancel) = (Heard::default(), CancellationToken::new());
+        let code = format!("{trap}; echo early; while :; do sleep 0.05; done");
+        let run = sandbox.run(shell(&code), heard.output(), &cancel);
+        let watch = async {
+            heard.until("early").await;
+            cancel.cancel();
+        };
+        let (report, ()) = tokio::join!(run, watch);
+        assert_eq!((report.outcome, report.killed), (Outcome::Cancelled, killed), "{trap}");
+    }
+}
+
+#[tokio::test]
 async fn one_megabyte_of_code_runs() {
     let code = format!("x = '''{}'''\nprint(len(x))", "y".repeat(1 << 20));
     let report = run(&sandbox().await, python(&code)).await;

@@ -52,12 +52,13 @@ pub(crate) async fn supervise(
 /// The end of a handler that was told to stop; `None` when it did not and was dropped.
 fn stopped(end: Option<TaskEnd>, reason: CancelReason, again: bool) -> TaskEnd {
     let heard = end.as_ref().is_none_or(|end| end.status == Status::Cancelled);
-    let (output, usage) = match end {
+    let forced = end.is_none();
+    let (output, usage, error) = match end {
         // It had finished, or has its own word about what went wrong.
         Some(end) if end.status == Status::Succeeded => return end,
         Some(end) if !heard && reason != CancelReason::Shutdown => return end,
-        Some(end) => (end.output, end.usage),
-        None => (None, None),
+        Some(end) => (end.output, end.usage, end.error),
+        None => (None, None, None),
     };
     let instead = match reason {
         CancelReason::Timeout => TaskEnd::timed_out(),
@@ -69,7 +70,12 @@ fn stopped(end: Option<TaskEnd>, reason: CancelReason, again: bool) -> TaskEnd {
         CancelReason::Cancelled
         | CancelReason::Superseded
         | CancelReason::Dropped
-        | CancelReason::Removed => TaskEnd::cancelled(),
+        | CancelReason::Removed if forced => TaskEnd::killed(),
+        CancelReason::Cancelled
+        | CancelReason::Superseded
+        | CancelReason::Dropped
+        // Its own word about how it was stopped goes with it.
+        | CancelReason::Removed => TaskEnd { error, ..TaskEnd::cancelled() },
     };
     TaskEnd { output, usage, ..instead }
 }

@@ -172,6 +172,14 @@ impl TaskEnd {
         Self::of(Status::Cancelled, None)
     }
 
+    /// The same, but it did not stop by itself and was ended by force.
+    pub fn killed() -> Self {
+        Self::of(
+            Status::Cancelled,
+            Some(error("killed", "did not stop in time and was killed", Fault::Caller)),
+        )
+    }
+
     /// Adds what it returned.
     pub fn with_output(mut self, output: &(impl Serialize + ?Sized)) -> Self {
         match serde_json::value::to_raw_value(output) {
