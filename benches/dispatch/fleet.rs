@@ -11,6 +11,9 @@ use crate::rounds::settled_memory;
 use crate::sides::{Side, write_config};
 use crate::{Effort, Failure};
 
+/// What is weighed and timed here needs no disk.
+const MEMORY: &str = "store: { kind: memory }";
+
 /// Series per worker on `/metrics/workers`.
 const SERIES: usize = 8;
 
@@ -28,13 +31,13 @@ pub(crate) fn idle_connections(effort: Effort, report: &mut Report) -> Result<()
 pub(crate) fn many_workers(effort: Effort, report: &mut Report) -> Result<(), Failure> {
     eprintln!("bench: {} mock workers", effort.fleet);
     let address = process::free_address()?;
-    let config = write_config(&address, &entries(effort.fleet, 4))?;
+    let config = write_config(&address, MEMORY, &entries(effort.fleet, 4))?;
     let mut server = Process::rollcall(&config)?;
     server.ready(&address, Instant::now())?;
 
     let mut reloads = Vec::new();
     for change in 1..=3 {
-        write_config(&address, &entries(effort.fleet, 4 + change))?;
+        write_config(&address, MEMORY, &entries(effort.fleet, 4 + change))?;
         let began = Instant::now();
         let (status, body) = process::request(&address, "POST", "/-/reload", "")?;
         reloads.push(began.elapsed().as_secs_f64() * 1e3);

@@ -3,7 +3,6 @@
 //! client takes as little as it can from the two cores it shares with what it measures.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +11,29 @@ use tokio::net::TcpStream;
 
 use crate::Failure;
 use crate::process;
+
+/// What stands in a request where its key goes, and is as long as one.
+const KEY: &str = "00000000-0000-0000-0000";
+
+/// One caller's request.
+struct Request {
+    text: String,
+    number: usize,
+    sent: u64,
+}
+
+impl Request {
+    /// Its bytes, with a key that no other has.
+    fn next(&mut self) -> &[u8] {
+        if let Some(at) = self.text.find("idempotency-key: ") {
+            let at = at + "idempotency-key: ".len();
+            self.sent += 1;
+            let key = format!("{:08x}-{:04x}-{:09x}", std::process::id(), self.number, self.sent);
+            self.text.replace_range(at..at + KEY.len(), &key);
+        }
+        self.text.as_bytes()
+    }
+}
 
 /// What one client process is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +46,8 @@ pub(crate) struct Order {
     pub(crate) body: String,
     /// The status that every answer must have.
     pub(crate) status: u16,
+    /// Whether each request bears an `Idempotency-Key` of its own.
+    pub(crate) keyed: bool,
     /// How many requests are on their way at any time.
     pub(crate) concurrency: usize,
     /// How long the measured part lasts; a sixth of it goes before as a warm-up.
@@ -57,20 +81,21 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Failure> {
 }
 
 async fn load(order: &Order) -> Result<Seen, String> {
+    let key = if order.keyed { format!("idempotency-key: {KEY}\r\n") } else { String::new() };
     let request = format!(
-        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{}",
+        "POST {} HTTP/1.1\r\nhost: {}\r\n{key}content-type: application/json\r\ncontent-length: {}\r\n\r\n{}",
         order.target,
         order.address,
         order.body.len(),
         order.body
     );
-    let request: Arc<str> = request.into();
     let start = Instant::now();
     let from = start + order.measured / 6;
     let until = from + order.measured;
     let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..order.concurrency {
-        callers.spawn(caller(order.address.clone(), request.clone(), order.status, from, until));
+    for number in 0..order.concurrency {
+        let request = Request { text: request.to_string(), number, sent: 0 };
+        callers.spawn(caller(order.address.clone(), request, order.status, from, until));
     }
     let mut latencies = Vec::new();
     let mut in_all = 0;
@@ -101,7 +126,7 @@ async fn load(order: &Order) -> Result<Seen, String> {
 /// answers there were in all.
 async fn caller(
     address: String,
-    request: Arc<str>,
+    mut request: Request,
     status: u16,
     from: Instant,
     until: Instant,
@@ -112,7 +137,7 @@ async fn caller(
     let mut now = Instant::now();
     while now < until {
         let sent = now;
-        let got = connection.exchange(request.as_bytes()).await.map_err(|error| error.to_string())?;
+        let got = connection.exchange(request.next()).await.map_err(|error| error.to_string())?;
         if got != status {
             return Err(format!("status {got} where {status} was due: {}", connection.text()));
         }

@@ -4,10 +4,13 @@
 //! succeeds whatever the figures are, and fails only when it could not measure.
 #![expect(clippy::print_stdout, reason = "a report is printed")]
 
+mod durable;
 mod fleet;
+mod journal;
 mod load;
 mod process;
 mod proxy;
+mod queue;
 mod report;
 mod rounds;
 mod sides;
@@ -77,6 +80,8 @@ fn measure(effort: Effort, with_rollcall: bool) -> Result<(), Failure> {
     if with_rollcall {
         fleet::idle_connections(effort, &mut report)?;
         fleet::many_workers(effort, &mut report)?;
+        durable::durable(effort, &mut report)?;
+        queue::core(&mut report)?;
     }
     report.seconds = began.elapsed().as_secs_f64();
 

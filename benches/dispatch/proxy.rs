@@ -17,8 +17,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::Failure;
-use crate::process;
 use crate::worker::ECHO;
+use crate::{journal, process};
 
 /// A frame is the caller's number in eight bytes, then the body; the worker sends it back as it is.
 const ID_BYTES: usize = 8;
@@ -27,14 +27,19 @@ type Waiting = Mutex<(u64, HashMap<u64, oneshot::Sender<Bytes>>)>;
 
 #[derive(Clone)]
 struct Proxy {
+    /// Where there is one, a task is on the disk before it is dispatched.
+    journal: Option<std::sync::mpsc::Sender<journal::Wanted>>,
     waiting: Arc<Waiting>,
     outgoing: mpsc::UnboundedSender<Message>,
 }
 
-/// The proxy's process: `LISTEN WORKER`, until its standard input closes.
+/// The proxy's process: `LISTEN WORKER [JOURNAL]`, until its standard input closes.
 pub(crate) fn serve(arguments: &[String]) -> Result<(), Failure> {
     process::end_with_parent();
-    let [listen, worker] = arguments else { return Err("the proxy needs an address and a worker".into()) };
+    let [listen, worker, file @ ..] = arguments else {
+        return Err("the proxy needs an address and a worker".into());
+    };
+    let journal = file.first().map(|path| journal::start(path.into())).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut stream = TcpStream::connect(worker).await?;
@@ -47,7 +52,7 @@ pub(crate) fn serve(arguments: &[String]) -> Result<(), Failure> {
         let app = axum::Router::new()
             .route("/readyz", get(|| async { "ready" }))
             .route("/v1/tasks", post(task))
-            .with_state(Proxy { waiting, outgoing });
+            .with_state(Proxy { journal, waiting, outgoing });
         axum::serve(listener, app).await?;
         carrier.abort();
         Ok(())
@@ -55,6 +60,12 @@ pub(crate) fn serve(arguments: &[String]) -> Result<(), Failure> {
 }
 
 async fn task(State(proxy): State<Proxy>, body: Bytes) -> Response {
+    if let Some(journal) = &proxy.journal {
+        let (done, committed) = oneshot::channel();
+        if journal.send(done).is_err() || committed.await.is_err() {
+            return StatusCode::BAD_GATEWAY.into_response();
+        }
+    }
     let (answer, answered) = oneshot::channel();
     let id = {
         let mut waiting = proxy.waiting.lock().expect("no holder of the lock panics");

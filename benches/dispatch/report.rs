@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::Failure;
+use crate::durable::CLIENTS;
 use crate::rounds::CONCURRENCY;
 
 /// One cell of one round.
@@ -34,6 +35,32 @@ pub(crate) struct Figures {
     pub(crate) samples: Vec<Sample>,
 }
 
+/// What was measured with the store on the disk.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct OnDisk {
+    /// Rows in each commit, and rows per second, of SQLite alone.
+    pub(crate) raw: Vec<(usize, f64)>,
+    /// Tasks that are acknowledged and not waited for.
+    pub(crate) acknowledged: Vec<Sample>,
+    /// The bare proxy that commits before it dispatches.
+    pub(crate) proxy: Vec<Sample>,
+    /// Tasks that are waited for.
+    pub(crate) unkeyed: Vec<Sample>,
+    /// The same with an idempotency key.
+    pub(crate) keyed: Vec<Sample>,
+}
+
+/// What the core takes for a task beside so many workers and waiting tasks.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct CoreCost {
+    /// Workers.
+    pub(crate) workers: usize,
+    /// Tasks that wait.
+    pub(crate) waiting: usize,
+    /// Nanoseconds per task.
+    pub(crate) nanos: f64,
+}
+
 /// All that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -41,8 +68,10 @@ pub(crate) struct Report {
     pub(crate) proxy: Figures,
     /// Rollcall.
     pub(crate) rollcall: Figures,
-    /// Rollcall with tasks that are acknowledged and not waited for, 16 at once.
-    pub(crate) acknowledged: Vec<Sample>,
+    /// With the store on the disk.
+    pub(crate) on_disk: OnDisk,
+    /// What the core takes for a task.
+    pub(crate) core: Vec<CoreCost>,
     /// Memory of one idle worker connection, in bytes.
     pub(crate) idle_connection: Option<u64>,
     /// Among how many that was measured.
@@ -145,6 +174,22 @@ impl Report {
             let property = format!("/metrics/workers, {} workers", self.fleet);
             targets.push(line(&property, 2.0, 1.2, page / direct, "x direct", false));
         }
+        let of = |samples: &[Sample], clients| {
+            let rates = samples.iter().filter(|sample| sample.concurrency == clients);
+            median(&rates.map(|sample| sample.per_second).collect::<Vec<_>>())
+        };
+        if !self.on_disk.proxy.is_empty() {
+            let limit = of(&self.on_disk.proxy, 16);
+            let accepted = of(&self.on_disk.acknowledged, 16) / limit;
+            targets.push(line("acknowledged tasks at 16", 0.8, 1.0, accepted, "x (d)+disk", true));
+            let keyed = of(&self.on_disk.keyed, 16) / limit;
+            targets.push(line("keyed dispatch at 16", 0.7, 0.85, keyed, "x (d)+disk", true));
+        }
+        if let Some(least) = self.core.iter().map(|cost| cost.nanos).min_by(f64::total_cmp) {
+            let most = self.core.iter().map(|cost| cost.nanos).fold(0.0, f64::max);
+            let property = "core, 1 to 10,000 workers, 0 to 100,000 waiting";
+            targets.push(line(property, 1.5, 1.1, most / least, "x", false));
+        }
         targets
     }
 
@@ -189,19 +234,40 @@ impl fmt::Display for Report {
                 )?;
             }
         }
-        if !self.acknowledged.is_empty() {
-            let of =
-                |field: fn(&Sample) -> f64| median(&self.acknowledged.iter().map(field).collect::<Vec<_>>());
+        let rows = [
+            ("(d) + disk", &self.on_disk.proxy, 16),
+            ("on disk", &self.on_disk.unkeyed, 16),
+            ("by key", &self.on_disk.keyed, 16),
+            ("acknowledged", &self.on_disk.acknowledged, 1),
+            ("acknowledged", &self.on_disk.acknowledged, 16),
+            ("acknowledged", &self.on_disk.acknowledged, 256),
+        ];
+        for (name, samples, clients) in rows {
+            let of = |field: fn(&Sample) -> f64| {
+                let taken = samples.iter().filter(|sample| sample.concurrency == clients);
+                median(&taken.map(field).collect::<Vec<_>>())
+            };
+            if samples.is_empty() {
+                continue;
+            }
             writeln!(
                 f,
-                "{:<14} {:>3} {:>10.0} {:>9.0} {:>9.0} {:>12.1}",
-                "acknowledged",
-                16,
+                "{name:<14} {clients:>3} {:>10.0} {:>9.0} {:>9.0} {:>12.1}",
                 of(|s| s.per_second),
                 of(|s| s.p50_us),
                 of(|s| s.p99_us),
                 of(|s| s.cpu_us)
             )?;
+        }
+        for clients in CLIENTS {
+            let raw = self.on_disk.raw.iter().filter(|(rows, _)| *rows == clients);
+            let raw = median(&raw.map(|(_, per_second)| *per_second).collect::<Vec<_>>());
+            if raw > 0.0 {
+                writeln!(f, "SQLite alone, commits of {clients:>3} rows: {raw:>8.0} rows/s")?;
+            }
+        }
+        for CoreCost { workers, waiting, nanos } in &self.core {
+            writeln!(f, "the core, {workers:>6} workers, {waiting:>7} waiting: {nanos:>6.0} ns a task")?;
         }
         writeln!(
             f,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::report::{Report, Sample};
-use crate::sides::{Cell, Side};
+use crate::sides::{Answer, Cell, Side};
 use crate::{Effort, Failure};
 
 /// How many callers at once.
@@ -43,7 +43,7 @@ pub(crate) fn closed_loop(effort: Effort, with_rollcall: bool, report: &mut Repo
     for round in 0..effort.rounds {
         eprintln!("bench: round {} of {}", round + 1, effort.rounds);
         for concurrency in CONCURRENCY {
-            let cell = Cell { wait: true, concurrency, measured: effort.cell };
+            let cell = Cell { answer: Answer::Finished, concurrency, measured: effort.cell };
             if round % 2 == 0 {
                 report.proxy.samples.push(sample(&proxy, cell)?);
             }
@@ -54,15 +54,12 @@ pub(crate) fn closed_loop(effort: Effort, with_rollcall: bool, report: &mut Repo
                 report.proxy.samples.push(sample(&proxy, cell)?);
             }
         }
-        if let Some(rollcall) = &rollcall {
-            let cell = Cell { wait: false, concurrency: 16, measured: effort.cell };
-            report.acknowledged.push(sample(rollcall, cell)?);
-        }
     }
     Ok(())
 }
 
-fn sample(side: &Side, cell: Cell) -> Result<Sample, Failure> {
+/// One cell of one round.
+pub(crate) fn sample(side: &Side, cell: Cell) -> Result<Sample, Failure> {
     let (seen, cpu_us) = side.load(&cell)?;
     Ok(Sample {
         concurrency: cell.concurrency,

@@ -31,8 +31,29 @@ impl Side {
         Ok(Self { server, address, ready, _worker: worker })
     }
 
+    /// The bare proxy with a journal before it: a task is dispatched once it is on the disk.
+    pub(crate) fn proxy_with_journal(folder: &Path) -> Result<Self, Failure> {
+        let (worker, port) = Process::role("worker", &[])?;
+        let address = process::free_address()?;
+        let began = Instant::now();
+        let journal = folder.join("proxy.db").display().to_string();
+        let mut server = Process::quiet_role("proxy", &[&address, &format!("127.0.0.1:{port}"), &journal])?;
+        let ready = server.ready(&address, began)?;
+        Ok(Self { server, address, ready, _worker: worker })
+    }
+
     /// Rollcall with `workers` connections to one worker process.
     pub(crate) fn rollcall(workers: usize) -> Result<Self, Failure> {
+        Self::rollcall_with(workers, "store: { kind: memory }")
+    }
+
+    /// Rollcall with one worker, and its store on the disk.
+    pub(crate) fn rollcall_with_disk(folder: &Path) -> Result<Self, Failure> {
+        let data = folder.join("data");
+        Self::rollcall_with(1, &format!("store: {{ kind: sqlite }}\ndata_dir: {}", data.display()))
+    }
+
+    fn rollcall_with(workers: usize, store: &str) -> Result<Self, Failure> {
         let (worker, port) = Process::role("worker", &[])?;
         let address = process::free_address()?;
         let entries: String = (1..=workers)
@@ -43,7 +64,7 @@ impl Side {
                 )
             })
             .collect();
-        let config = write_config(&address, &entries)?;
+        let config = write_config(&address, store, &entries)?;
         let began = Instant::now();
         let mut server = Process::rollcall(&config)?;
         let ready = server.ready(&address, began)?;
@@ -70,16 +91,18 @@ impl Side {
     pub(crate) fn load(&self, cell: &Cell) -> Result<(Seen, f64), Failure> {
         let order = Order {
             address: self.address.clone(),
-            target: if cell.wait { "/v1/tasks?wait=30s" } else { "/v1/tasks" }.to_owned(),
+            target: if cell.answer == Answer::Accepted { "/v1/tasks" } else { "/v1/tasks?wait=30s" }
+                .to_owned(),
             body: body(),
-            status: if cell.wait { 200 } else { 202 },
+            status: if cell.answer == Answer::Accepted { 202 } else { 200 },
+            keyed: cell.answer == Answer::FinishedByKey,
             concurrency: cell.concurrency,
             measured: cell.measured,
         };
         let before = self.server.cpu()?;
         let (_client, seen) = Process::role("load", &[&serde_json::to_string(&order)?])?;
         let seen: Seen = serde_json::from_str(&seen)?;
-        if !cell.wait {
+        if cell.answer == Answer::Accepted {
             self.drained()?;
         }
         let used = self.server.cpu()?.saturating_sub(before);
@@ -97,11 +120,22 @@ impl Side {
     }
 }
 
+/// What a caller waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The task's end.
+    Finished,
+    /// The same, of a task that a key names.
+    FinishedByKey,
+    /// That it is accepted.
+    Accepted,
+}
+
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cell {
-    /// Whether callers wait for the task's end (else for its acceptance).
-    pub(crate) wait: bool,
+    /// What callers wait for.
+    pub(crate) answer: Answer,
     /// How many callers.
     pub(crate) concurrency: usize,
     /// For how long.
@@ -115,15 +149,22 @@ fn body() -> String {
     )
 }
 
-/// Writes a topology into a scratch folder of its own.
-pub(crate) fn write_config(address: &str, entries: &str) -> Result<PathBuf, Failure> {
-    let port = address.rsplit_once(':').map_or("0", |(_, port)| port);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}-{port}", std::process::id()));
+/// A scratch folder of this process.
+pub(crate) fn scratch(name: &str) -> Result<PathBuf, Failure> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let path = folder.join("config.yaml");
+    Ok(folder)
+}
+
+/// Writes a topology into a scratch folder of its own.
+pub(crate) fn write_config(address: &str, store: &str, entries: &str) -> Result<PathBuf, Failure> {
+    let port = address.rsplit_once(':').map_or("0", |(_, port)| port);
+    let path = scratch(port)?.join("config.yaml");
+    let (store, data) = store.split_once('\n').unwrap_or((store, ""));
+    let comma = if data.is_empty() { "" } else { ", " };
     std::fs::write(
         &path,
-        format!("server: {{ listen: {address} }}\nstore: {{ kind: memory }}\nworkers:\n{entries}"),
+        format!("server: {{ listen: {address}{comma}{data} }}\n{store}\nworkers:\n{entries}"),
     )?;
     Ok(path)
 }
