@@ -9,12 +9,14 @@ use clap::{Parser, Subcommand};
 
 use crate::supervise::lifeline;
 
+mod backup;
 mod check;
 mod events;
 mod failure;
 mod live;
 mod plan;
 mod reload;
+mod repair;
 mod replay;
 mod run;
 mod schema;
@@ -22,6 +24,7 @@ mod serve;
 mod server;
 mod show;
 mod status;
+mod store_place;
 mod tasks;
 mod workers;
 mod yaml;
@@ -55,6 +58,8 @@ enum Verb {
     Tasks(tasks::Tasks),
     Events(events::Events),
     Replay(replay::Replay),
+    Backup(backup::Backup),
+    Repair(repair::Repair),
     /// The parent of a launched program.
     #[command(name = lifeline::VERB, hide = true)]
     Lifeline {
@@ -75,6 +80,8 @@ pub fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Schema(verb) => verb.run(),
         Verb::Replay(verb) => verb.run(),
+        Verb::Backup(verb) => verb.run(),
+        Verb::Repair(verb) => verb.run(),
         Verb::Plan(verb) => wait(verb.run()),
         Verb::Reload(verb) => wait(verb.run()),
         Verb::Run(verb) => wait(verb.run()),

@@ -187,15 +187,20 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Self::at(row, 0)
+    }
+
+    /// From columns that begin with this one.
+    pub(super) fn at(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
         Ok(Self {
-            tenant: row.get(0)?,
-            id: row.get(1)?,
-            version: row.get(2)?,
-            state: row.get(3)?,
-            capability: row.get(4)?,
-            dead_letter: row.get(5)?,
-            record: row.get(6)?,
-            checksum: row.get(7)?,
+            tenant: row.get(first)?,
+            id: row.get(first + 1)?,
+            version: row.get(first + 2)?,
+            state: row.get(first + 3)?,
+            capability: row.get(first + 4)?,
+            dead_letter: row.get(first + 5)?,
+            record: row.get(first + 6)?,
+            checksum: row.get(first + 7)?,
         })
     }
 

@@ -83,6 +83,8 @@ pub fn backup(folder: &Path, file: &Path) -> Result<Backup, BackupError> {
     if ours != APPLICATION_ID || schema::version(&db).map_err(failed)? > known {
         return Err(BackupError::NotOurs(database));
     }
+    // It would keep SQLite from writing to the copy, too; the store itself was opened for reading alone.
+    db.pragma_update(None, "query_only", false).map_err(|error| failed(error.into()))?;
     copy(&db, file)?;
     let copied = reader(file).map_err(failed)?;
     let tasks: i64 = copied

@@ -19,8 +19,13 @@ const BUSY: Duration = Duration::from_secs(5);
 /// `synchronous=FULL`: with NORMAL a power cut takes whole commits away. `mmap_size=0`: a read error
 /// under a memory map is a SIGBUS. Checkpoints are the journal's own business.
 pub(super) fn writer(place: &Place) -> Result<Connection, Failed> {
+    writer_of(&place.database())
+}
+
+/// The same for a file elsewhere, which is there.
+pub(super) fn writer_of(database: &Path) -> Result<Connection, Failed> {
     let db = Connection::open_with_flags(
-        place.database(),
+        database,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     db.busy_timeout(BUSY)?;

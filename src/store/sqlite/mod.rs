@@ -20,6 +20,7 @@ mod journal;
 mod open;
 mod place;
 mod put;
+mod repair;
 mod schema;
 mod sweep;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tests;
 pub use backup::{Backup, BackupError, backup};
 #[cfg(test)]
 pub(in crate::store) use journal::now;
+pub use repair::{RepairError, Report, drop_damaged, inspect, salvage};
 
 /// How a store on disk is kept.
 #[derive(Debug, Clone)]

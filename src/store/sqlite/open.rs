@@ -9,7 +9,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::archive::{COLUMNS, Readers, SqliteArchive, Stored};
 use super::ballast::Ballast;
 use super::codec::{Damage, decoded, verify};
-use super::connect::{self, quick_check};
+use super::connect::{self, full_check};
 use super::journal::{SqliteJournal, count, now, number, set_number};
 use super::place::{Place, private};
 use super::schema::{self, APPLICATION_ID};
@@ -25,30 +25,7 @@ const LOOKED_THROUGH: u64 = 16 << 20;
 const ROSTER_LIFE: i64 = 7 * 24 * 3_600 * 1_000;
 
 pub(super) fn open(options: &SqliteOptions, steps: &[&str]) -> Result<Opened, OpenError> {
-    let place = Place::take(&options.folder)?;
-    let file = place.database();
-    open_in(place, options, steps).map_err(|error| match error {
-        OpenError::Damaged { what, .. } => OpenError::Damaged { file, what },
-        OpenError::Sql { why, .. } => OpenError::Sql { file, why },
-        other => other,
-    })
-}
-
-fn open_in(place: Place, options: &SqliteOptions, steps: &[&str]) -> Result<Opened, OpenError> {
-    let mut db = connect_to(&place)?;
-    schema::migrate(&mut db, &place, steps)?;
-    place.sync().map_err(|error| OpenError::System {
-        doing: format!("sync the folder {}", place.folder().display()),
-        error,
-    })?;
-    let begun = begin(&mut db)?;
-    let records = read_all(&db)?;
-    let counts = count(&db)?;
-    let ballast = Ballast::take(place.folder(), options.ballast);
-    let limits = Arc::new(Limits::new(options.retention));
-    let shared = Arc::new(Shared { place, readers: Readers::default(), retention: Arc::clone(&limits) });
-    let archive = Arc::new(SqliteArchive(Arc::clone(&shared)));
-    let journal = SqliteJournal::new(shared, db, begun.term, counts, ballast)?;
+    let Parts { journal, archive, begun, records, limits } = parts(options, steps)?;
     Ok(Opened {
         journal: Box::new(journal),
         archive,
@@ -58,6 +35,44 @@ fn open_in(place: Place, options: &SqliteOptions, steps: &[&str]) -> Result<Open
         failed_recoveries: begun.failed_recoveries,
         limits,
     })
+}
+
+/// An opened store before its parts are handed out.
+pub(super) struct Parts {
+    pub(super) journal: SqliteJournal,
+    pub(super) archive: Arc<SqliteArchive>,
+    begun: Begun,
+    pub(super) records: Vec<Record>,
+    pub(super) limits: Arc<Limits>,
+}
+
+pub(super) fn parts(options: &SqliteOptions, steps: &[&str]) -> Result<Parts, OpenError> {
+    let place = Place::take(&options.folder)?;
+    let file = place.database();
+    parts_in(place, options, steps).map_err(|error| match error {
+        OpenError::Damaged { what, .. } => OpenError::Damaged { file, what },
+        OpenError::Sql { why, .. } => OpenError::Sql { file, why },
+        other => other,
+    })
+}
+
+fn parts_in(place: Place, options: &SqliteOptions, steps: &[&str]) -> Result<Parts, OpenError> {
+    let mut db = connect_to(&place)?;
+    schema::migrate(&mut db, &place, steps)?;
+    place.sync().map_err(|error| OpenError::System {
+        doing: format!("sync the folder {}", place.folder().display()),
+        error,
+    })?;
+    let records = read_all(&db)?;
+    let counts = count(&db)?;
+    // Only now: a store that is refused is left as it was.
+    let begun = begin(&mut db)?;
+    let ballast = Ballast::take(place.folder(), options.ballast);
+    let limits = Arc::new(Limits::new(options.retention));
+    let shared = Arc::new(Shared { place, readers: Readers::default(), retention: Arc::clone(&limits) });
+    let archive = Arc::new(SqliteArchive(Arc::clone(&shared)));
+    let journal = SqliteJournal::new(shared, db, begun.term, counts, ballast)?;
+    Ok(Parts { journal, archive, begun, records, limits })
 }
 
 /// The one writing connection to a file that is ours, or new.
@@ -73,7 +88,7 @@ fn connect_to(place: &Place) -> Result<Connection, OpenError> {
     }
     let db = connect::writer(place)?;
     if made.len() <= LOOKED_THROUGH {
-        quick_check(&db)?;
+        full_check(&db)?;
     }
     Ok(db)
 }

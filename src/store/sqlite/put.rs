@@ -49,7 +49,7 @@ impl Put<'_> {
         Ok(())
     }
 
-    fn task(&mut self, seq: Seq, task: &TaskRecord) -> Result<(), Failed> {
+    pub(super) fn task(&mut self, seq: Seq, task: &TaskRecord) -> Result<(), Failed> {
         let known = self.known(task)?;
         // The last version wins, whatever the order in which they come.
         if known.as_ref().is_some_and(|known| known.version >= stored(task.version)) {
@@ -182,7 +182,7 @@ impl Put<'_> {
         Ok(None)
     }
 
-    fn roster(&self, entry: &RosterEntry) -> Result<(), Failed> {
+    pub(super) fn roster(&self, entry: &RosterEntry) -> Result<(), Failed> {
         let (worker, bytes) = (entry.worker.as_str(), encoded(entry)?);
         let sum = checksum(&[b"roster", worker.as_bytes(), &bytes]);
         self.db
@@ -193,7 +193,7 @@ impl Put<'_> {
         Ok(())
     }
 
-    fn overlay(&self, worker: &WorkerName, overlay: &Overlay) -> Result<(), Failed> {
+    pub(super) fn overlay(&self, worker: &WorkerName, overlay: &Overlay) -> Result<(), Failed> {
         let worker = worker.as_str();
         if *overlay == Overlay::default() {
             self.db.prepare_cached("DELETE FROM overlays WHERE worker = ?1")?.execute([worker])?;
@@ -208,7 +208,7 @@ impl Put<'_> {
     }
 
     /// Keeps a log, once, with a task that is stored and final.
-    fn log(&mut self, log: &TaskLog) -> Result<(), Failed> {
+    pub(super) fn log(&mut self, log: &TaskLog) -> Result<(), Failed> {
         let id = bytes_of(log.task);
         let kept = self
             .db

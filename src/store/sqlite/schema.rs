@@ -116,14 +116,23 @@ pub(super) fn migrate(db: &mut Connection, place: &Place, steps: &[&str]) -> Res
         }
         tracing::info!(from = found, to = known, copy = %beside.display(), "the store is brought to this version");
     }
-    // All or nothing: the version is a part of the file's first page, and so of the transaction.
-    let change = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Failed::from)?;
-    for step in steps.iter().skip(usize::try_from(found).unwrap_or(0)) {
-        change.execute_batch(step).map_err(Failed::from)?;
+    Ok(go(db, &steps[usize::try_from(found).unwrap_or(0)..], known)?)
+}
+
+/// Makes an empty store of a new file.
+pub(super) fn create(db: &mut Connection) -> Result<(), Failed> {
+    go(db, STEPS, i64::try_from(STEPS.len()).unwrap_or(i64::MAX))
+}
+
+/// All or nothing: the version is a part of the file's first page, and so of the transaction.
+fn go(db: &mut Connection, steps: &[&str], version: i64) -> Result<(), Failed> {
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in steps {
+        change.execute_batch(step)?;
     }
-    change.pragma_update(None, "application_id", APPLICATION_ID).map_err(Failed::from)?;
-    change.pragma_update(None, "user_version", known).map_err(Failed::from)?;
-    change.commit().map_err(Failed::from)?;
+    change.pragma_update(None, "application_id", APPLICATION_ID)?;
+    change.pragma_update(None, "user_version", version)?;
+    change.commit()?;
     Ok(())
 }
 

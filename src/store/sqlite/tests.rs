@@ -10,6 +10,9 @@ use crate::fleet::{Hint, Overlay, Record, RosterEntry, Seq, TaskRecord, Tenant, 
 use crate::store::tests::{batch, ended, small, task, with_input};
 use crate::store::{Query, Retention};
 
+mod copies;
+mod faults;
+
 fn reopened(folder: &Path) -> Opened {
     open(&small(folder)).unwrap_or_else(|error| panic!("{error}"))
 }
