@@ -53,3 +53,87 @@ fn failing(records: &[Record], fails: impl Fn(Vec<Record>) -> bool) -> Vec<(Tena
     });
     tasks.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{
+        Keep, KeyTaken, Now, Payload, Source, StoreId, TaskRecord, TaskSpec, TaskState, Term,
+    };
+    use crate::store::{Batch, StoreFault};
+
+    /// What the journal is told about recoveries.
+    #[derive(Default)]
+    struct Noted {
+        aside: Vec<TaskId>,
+        recovered: bool,
+    }
+
+    impl Journal for Noted {
+        fn commit(&mut self, _: &Batch) -> Result<Vec<KeyTaken>, StoreFault> {
+            Ok(Vec::new())
+        }
+
+        fn recovered(&mut self) -> Result<(), StoreFault> {
+            self.recovered = true;
+            Ok(())
+        }
+
+        fn set_aside(&mut self, tasks: &[(Tenant, TaskId)], _: &str) -> Result<(), StoreFault> {
+            self.aside.extend(tasks.iter().map(|(_, task)| *task));
+            Ok(())
+        }
+    }
+
+    fn queued(id: u128) -> Record {
+        let spec: TaskSpec = serde_json::from_value(serde_json::json!({
+            "capability": "echo", "input": "{}", "labels": {}, "priority": 3, "retry": "Safe",
+        }))
+        .expect("a spec");
+        Record::Task(std::sync::Arc::new(TaskRecord {
+            id: TaskId(id),
+            tenant: Tenant::default_tenant(),
+            version: 1,
+            term: Term(1),
+            keep: Keep::Kept,
+            source: Source::Rest,
+            spec: std::sync::Arc::new(TaskSpec { input: Payload::from("{}"), ..spec }),
+            state: TaskState::Queued,
+            attempts: Vec::new(),
+            charged: 0,
+            deaths: 0,
+            output: None,
+            error: None,
+            usage: None,
+            dead_letter: false,
+            hint: None,
+            pending_reason: None,
+            retry_of: None,
+            waited: std::time::Duration::ZERO,
+            submitted_at: Default::default(),
+            assigned_at: None,
+            started_at: None,
+            finished_at: None,
+        }))
+    }
+
+    /// A core with a bug: it cannot stand the second task.
+    fn buggy(records: Vec<Record>) -> Fleet {
+        let is_second = |record: &Record| matches!(record, Record::Task(task) if task.id == TaskId(2));
+        assert!(!records.iter().any(is_second), "a bug");
+        Fleet::recover(Term(1), 1, StoreId::from("s"), Now::default(), records)
+    }
+
+    #[test]
+    fn a_task_that_makes_two_starts_fail_is_set_aside_and_the_others_go_on() {
+        let records: Vec<_> = (1..=3).map(queued).collect();
+        let mut journal = Noted::default();
+        let first = recover(&mut journal, 0, records.clone(), buggy).map(|_| ());
+        assert!(first.is_err_and(|error| error.to_string().contains("the next start")));
+        assert!(!journal.recovered && journal.aside.is_empty());
+        let fleet = recover(&mut journal, 1, records, buggy).expect("the others are well");
+        assert!(journal.recovered);
+        assert_eq!(journal.aside, [TaskId(2)]);
+        assert_eq!(fleet.stats(Now::default()).depth, 2);
+    }
+}

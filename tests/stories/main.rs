@@ -4,6 +4,7 @@ mod batches;
 mod command_line;
 mod conformance;
 mod dead_letters;
+mod durability;
 mod http_api;
 mod input_schemas;
 mod launching;

@@ -2,18 +2,11 @@
 //! ending it, gently and not.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
+use nix::sys::signal::Signal;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::program::{Server, eventually, rollcall};
 
 /// Two mocks: one echoes, one takes its time.
 const MOCKS: &str = "
@@ -21,105 +14,6 @@ workers:
   - { name: ann, interface: mock, capabilities: [echo] }
   - { name: slow, interface: mock, capabilities: [sleep], mock: { latency: 10m } }
 ";
-
-/// `rollcall serve` in a process of its own, with its log. It is killed when dropped.
-struct Server {
-    child: Child,
-    base: String,
-    log: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
-    folder: TempDir,
-}
-
-impl Server {
-    fn start(workers: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder can be made");
-        let config = folder.path().join("config.yaml");
-        fs::write(&config, format!("server: {{ listen: \"127.0.0.1:0\" }}\n{workers}")).expect("as before");
-        let mut child = rollcall(&["serve", "--config", config.to_str().expect("UTF-8"), "--record"])
-            .arg(folder.path().join("recording"))
-            .env("HERE", folder.path())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("rollcall can be started");
-        let stderr = child.stderr.take().expect("it was asked for");
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&log);
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            }
-        });
-        let mut server = Self { child, base: String::new(), log, reader: Some(reader), folder };
-        let line = server.logs("rollcall serves on http://");
-        let (_, rest) = line.split_once(" on ").expect("the line says where");
-        server.base = rest.split(':').take(3).collect::<Vec<_>>().join(":");
-        server
-    }
-
-    /// Waits for a log line with this in it.
-    fn logs(&self, part: &str) -> String {
-        eventually(&format!("a log line with {part:?}"), || {
-            let lines = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            lines.iter().find(|line| line.contains(part)).cloned()
-        })
-    }
-
-    fn trace(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Runs another verb against it.
-    fn asked(&self, arguments: &[&str]) -> Output {
-        rollcall(arguments).args(["--server", &self.base]).output().expect("rollcall can be started")
-    }
-
-    /// What a verb prints, which must succeed.
-    fn says(&self, arguments: &[&str]) -> String {
-        let output = self.asked(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
-        kill(pid, signal).expect("the server runs");
-    }
-
-    /// Waits for its end; its exit code.
-    fn ended(&mut self) -> Option<i32> {
-        eventually("the server's end", || self.child.try_wait().ok().flatten()).code()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Errors mean that it has ended.
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(self.reader.take().map(JoinHandle::join));
-    }
-}
-
-fn rollcall(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
-    command.args(arguments).stdin(Stdio::null());
-    for name in ["ROLLCALL_SERVER", "ROLLCALL_KEY", "ROLLCALL_WORKER_INTERFACE"] {
-        command.env_remove(name);
-    }
-    command
-}
-
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come in time");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn runs(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -233,7 +127,7 @@ fn sighup_reads_the_file_again() {
 #[test]
 fn told_twice_to_stop_it_ends_at_once() {
     let mut server = Server::start(MOCKS);
-    let path = format!("{}/v1/tasks?wait=60s", server.base);
+    let path = format!("{}/v1/tasks?wait=60s", server.base());
     let waiting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("as before");
         let (base, rest) = path.split_at(path.find("/v1").expect("it is there"));
@@ -247,7 +141,7 @@ fn told_twice_to_stop_it_ends_at_once() {
     });
     server.signal(Signal::SIGTERM);
     server.logs("stopping");
-    assert!(server.child.try_wait().is_ok_and(|ended| ended.is_none()), "it did not wait for the caller");
+    assert!(server.still_runs(), "it did not wait for the caller");
     server.signal(Signal::SIGTERM);
     let begun = Instant::now();
     assert_eq!(server.ended(), Some(1));

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 pub(crate) mod asking;
 pub(crate) mod counting;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod scripted;
 

@@ -202,7 +202,7 @@ struct Meta {
 }
 
 /// Looks at everything, and saves what is whole.
-fn walk(place: &Place, mut saved: Option<&mut Saved<'_>>) -> Report {
+fn walk(place: &Place, saved: Option<&mut Saved<'_>>) -> Report {
     let mut report = Report::default();
     let db = match reader(&place.database()) {
         Ok(db) => db,
@@ -214,7 +214,7 @@ fn walk(place: &Place, mut saved: Option<&mut Saved<'_>>) -> Report {
     if let Err(failed) = full_check(&db) {
         report.damage(format!("the file is not whole: {failed}"));
     }
-    let mut walk = Walk { db: &db, report: &mut report, saved: saved.as_deref_mut() };
+    let mut walk = Walk { db: &db, report: &mut report, saved };
     let live = walk.tasks();
     walk.logs();
     walk.keys();

@@ -7,7 +7,6 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::fleet::{Keep, KeyHash};
-use crate::store::tests::now;
 use crate::store::{Archive as _, Batch, Journal as _, ReadFault, TaskLog};
 
 fn opened(folder: &Path) -> open::Parts {
@@ -162,7 +161,7 @@ fn every_answer_is_true(parts: &open::Parts, tasks: &[TaskRecord], what: &str) {
     }
     let page = parts.archive.list(&Query::newest(tenant, 100)).map(|page| page.items).unwrap_or_default();
     for read in page {
-        assert!(tasks.iter().any(|task| *task == *read), "{what}: a list shows {read:?}");
+        assert!(tasks.contains(&read), "{what}: a list shows {read:?}");
     }
 }
 
@@ -253,7 +252,10 @@ fn a_start_with_a_hundred_thousand_tasks() {
     let began = Instant::now();
     let parts = opened(folder.path());
     let size = parts.journal.size().expect("it has a size");
-    println!("{} tasks written in {wrote:?}, opened in {:?}, {size:?}", parts.records.len(), began.elapsed());
+    eprintln!(
+        "{} tasks written in {wrote:?}, opened in {:?}, {size:?}",
+        parts.records.len(),
+        began.elapsed()
+    );
     assert_eq!(parts.records.len(), 100_000);
-    assert!(now().0 > 0);
 }
