@@ -95,7 +95,11 @@ async fn what_was_accepted_survives_sigkill_and_keys_are_remembered() {
     let status = asked.get::<Value>("/v1/status").await.expect("it answers");
     assert_eq!(status["pressure"]["tasks"], 20, "the refused ones are none: {status}");
     // A person's word survives as well.
-    assert_eq!(asked.get::<Value>("/v1/workers/ann").await.expect("it is there")["state"], "cordoned");
+    eventually("the cordon", async || {
+        let worker: Value = asked.get("/v1/workers/ann").await.map_err(|error| error.to_string())?;
+        if worker["state"] == "cordoned" { Ok(()) } else { Err(worker.to_string()) }
+    })
+    .await;
     second.says(&["workers", "uncordon", "ann"]);
     for (number, id) in waiting.iter().enumerate() {
         assert_eq!(ends(&asked, id).await["output"], json!({ "number": number }));
