@@ -114,6 +114,7 @@ impl Stage {
                 output: Some("{}".into()),
                 error: None,
                 usage: None,
+                artifacts: Vec::new(),
             };
             self.tell(Event::Report(conn, rollcall::fleet::Report::Result(Box::new(result))));
         }
@@ -138,6 +139,7 @@ impl Stage {
             fairness_key: None,
             retry: RetryWord::Safe,
             traceparent: None,
+            artifacts: Vec::new(),
         };
         let number = self.next;
         self.next += 1;

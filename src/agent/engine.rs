@@ -70,6 +70,7 @@ impl Engine {
             limits: limits(config),
             seed: rand::random(),
             record,
+            data_dir: config.server.data_dir.clone(),
         })
         .map_err(EngineError::System)?;
         let stop = CancellationToken::new();

@@ -49,6 +49,7 @@ impl Task {
             fairness_key: None,
             retry: RetryWord::Safe,
             traceparent: None,
+            artifacts: Vec::new(),
         };
         Self { spec, wrong }
     }

@@ -13,7 +13,7 @@ use super::http::problem::{self, Kind, Refused};
 use super::http::pulse::Pulse;
 use super::http::server::Face;
 use super::routes::{Endpoint as E, Found, ROUTES, find};
-use super::{AppState, fleet, openapi, page, tasks};
+use super::{AppState, artifacts, fleet, openapi, page, tasks};
 use crate::config::Config;
 use crate::fleet::OperatorWord;
 use crate::telemetry::Rejected;
@@ -139,6 +139,9 @@ async fn handled(
         E::ListTasks => tasks::list(state, &request).await,
         E::GetTask => tasks::get(state, &parameter).await,
         E::TaskEvents => tasks::events::follow(state, &parameter, pulse, &request).await,
+        E::TaskArtifact => artifacts::of_task(state, &parameter, pulse, &request).await,
+        E::GiveArtifact => artifacts::give(state, request).await,
+        E::GetArtifact => artifacts::get(state, &parameter, pulse, &request).await,
         E::ExplainTask => tasks::explain(state, &parameter).await,
         E::CancelTask => tasks::cancel(state, &parameter).await,
         E::RetryTask => tasks::retry(state, &parameter).await,

@@ -12,6 +12,7 @@ use crate::manager::Manager;
 use crate::manager::desired::Desired;
 use crate::telemetry::{Metrics, RouteSeries};
 
+mod artifacts;
 mod dispatch;
 mod fleet;
 mod http;

@@ -48,8 +48,7 @@ fn document() -> Value {
 
 fn operation(route: &Route) -> Value {
     let mut parameters: Vec<Value> = Vec::new();
-    if let Some((_, rest)) = route.path.split_once('{') {
-        let name = rest.split_once('}').map_or(rest, |(name, _)| name);
+    for (name, _) in route.path.split('{').skip(1).filter_map(|rest| rest.split_once('}')) {
         parameters
             .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
     }
@@ -96,6 +95,9 @@ fn headers(endpoint: E) -> Vec<(&'static str, Value)> {
         E::CordonWorker | E::UncordonWorker | E::DrainWorker | E::RestartWorker => {
             vec![("Rollcall-Operator", json!({ "type": "string", "minLength": 1, "maxLength": 64 }))]
         }
+        E::TaskArtifact | E::GetArtifact => {
+            ["Range", "If-Range", "If-None-Match"].map(|name| (name, json!({ "type": "string" }))).into()
+        }
         E::TaskEvents | E::FleetEvents => vec![("Last-Event-ID", json!({ "type": "string" }))],
         _ => Vec::new(),
     }
@@ -114,10 +116,11 @@ fn success(endpoint: E, code: u16) -> Value {
             },
         })
     };
-    if matches!(code, 101 | 204) {
+    if matches!(code, 101 | 204 | 304) {
         return described;
     }
     let text = |media_type: &str| json!({ "description": reason(code), "content": { media_type: { "schema": { "type": "string" } } } });
+    let bytes = text("application/octet-stream");
     match endpoint {
         E::SubmitTask | E::GetTask | E::CancelTask | E::RetryTask => json_of(reference("Task")),
         E::SubmitBatch => json_of(reference("BatchAnswer")),
@@ -134,10 +137,12 @@ fn success(endpoint: E, code: u16) -> Value {
         E::Metrics | E::MetricsOfWorkers => text("text/plain"),
         E::Page => text("text/html"),
         E::ConnectWorker => described,
+        E::TaskArtifact | E::GetArtifact => bytes,
         E::Healthz
         | E::Readyz
         | E::Reload
         | E::OpenApi
+        | E::GiveArtifact
         | E::RemoveWorker
         | E::ProbeWorker
         | E::GetTopology
@@ -151,6 +156,7 @@ fn request_body(endpoint: E) -> Option<Value> {
         E::SubmitTask => ("application/json", reference("NewTask")),
         E::SubmitBatch => ("application/json", reference("BatchOfTasks")),
         E::AddWorker => ("application/json", json!({ "type": "object", "required": ["name"] })),
+        E::GiveArtifact => ("application/octet-stream", json!({ "type": "string" })),
         E::PlanTopology => ("application/yaml", json!({ "type": "string" })),
         _ => return None,
     };
@@ -242,6 +248,15 @@ fn task() -> Value {
             "trace_id": text,
             "retry_of": text,
             "usage": { "type": ["object", "null"] },
+            "artifacts": { "type": "array", "items": {
+                "type": "object",
+                "properties": {
+                    "name": { "type": "string" },
+                    "media_type": { "type": "string" },
+                    "size": { "type": "integer" },
+                    "sha256": { "type": "string" },
+                },
+            } },
         },
     })
 }

@@ -20,9 +20,12 @@ pub(super) enum Endpoint {
     ListTasks,
     GetTask,
     TaskEvents,
+    TaskArtifact,
     ExplainTask,
     CancelTask,
     RetryTask,
+    GiveArtifact,
+    GetArtifact,
     ListWorkers,
     AddWorker,
     ConnectWorker,
@@ -71,7 +74,7 @@ impl Verb {
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) verb: Verb,
-    /// With at most one `{parameter}`.
+    /// With at most two `{parameters}`.
     pub(super) path: &'static str,
     pub(super) endpoint: Endpoint,
     /// What it does, for people.
@@ -110,9 +113,12 @@ pub(super) const ROUTES: &[Route] = &[
     route(Get, "/v1/tasks", E::ListTasks, &[200], &[422], LIST_QUERY, "List tasks, newest first"),
     route(Get, "/v1/tasks/{id}", E::GetTask, &[200], &[404], &[], "Show a task"),
     route(Get, "/v1/tasks/{id}/events", E::TaskEvents, &[200, 204], &[404, 503], &[], "Follow a task: states, output and progress as server-sent events"),
+    route(Get, "/v1/tasks/{id}/artifacts/{name}", E::TaskArtifact, &[200, 206, 304], &[404, 410, 416, 503], &[], "Get a file that a task made"),
     route(Get, "/v1/tasks/{id}/explain", E::ExplainTask, &[200], &[404], &[], "Say why a task waits"),
     route(Post, "/v1/tasks/{id}/cancel", E::CancelTask, &[200, 202], &[404], &[], "Stop a task"),
     route(Post, "/v1/tasks/{id}/retry", E::RetryTask, &[202], &[404, 409, 429, 503], &[], "Submit a task that has ended once more"),
+    route(Post, "/v1/artifacts", E::GiveArtifact, &[201], &[408, 413, 507], &[], "Upload a file that inputs can refer to"),
+    route(Get, "/v1/artifacts/{sha256}", E::GetArtifact, &[200, 206, 304], &[404, 416, 503], &[], "Get a file by its SHA-256"),
     route(Get, "/v1/workers", E::ListWorkers, &[200], &[], &[], "List the workers"),
     route(Post, "/v1/workers", E::AddWorker, &[201], &[400, 409, 422], &[], "Add a worker beside those of the file"),
     route(Get, "/v1/workers/connect", E::ConnectWorker, &[101], &[400, 403, 426], &[], "Dial in as a worker, over a WebSocket"),
@@ -139,7 +145,8 @@ pub(super) const ROUTES: &[Route] = &[
 /// Where a request belongs.
 #[derive(Debug)]
 pub(super) enum Found<'a> {
-    /// Here (by its place in the table), with the value of the path's parameter (empty where it has none).
+    /// Here (by its place in the table), with the value of the path's parameter (empty where it has
+    /// none; where it has two, the second stands behind what is between them in the path).
     Route(usize, &'a str),
     /// The path has other methods; they are named.
     WrongMethod(&'static str),
@@ -169,7 +176,13 @@ pub(super) fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
 fn fit<'a>(template: &str, path: &'a str) -> Option<&'a str> {
     let Some((before, rest)) = template.split_once('{') else { return (template == path).then_some("") };
     let (_, after) = rest.split_once('}')?;
-    let parameter = path.strip_prefix(before)?.strip_suffix(after)?;
+    let parameters = path.strip_prefix(before)?;
+    if after.contains('{') {
+        let (first, _) = parameters.split_once('/')?;
+        fit(after, &parameters[first.len()..])?;
+        return (!first.is_empty()).then_some(parameters);
+    }
+    let parameter = parameters.strip_suffix(after)?;
     (!parameter.is_empty() && !parameter.contains('/')).then_some(parameter)
 }
 
@@ -214,6 +227,8 @@ mod tests {
         assert_eq!(found(Method::GET, "/v1/workers/connect"), Some((E::ConnectWorker, "")));
         assert_eq!(found(Method::GET, "/v1/workers/connector"), Some((E::GetWorker, "connector")));
         assert_eq!(found(Method::GET, "/"), Some((E::Page, "")));
+        let artifact = found(Method::GET, "/v1/tasks/x/artifacts/a%2Fb");
+        assert_eq!(artifact, Some((E::TaskArtifact, "x/artifacts/a%2Fb")));
     }
 
     #[test]
@@ -224,6 +239,9 @@ mod tests {
             "/v1/tasks/",
             "/v1/tasks//cancel",
             "/v1/tasks/a/b/cancel",
+            "/v1/tasks/a/artifacts/",
+            "/v1/tasks/a/artifacts/b/c",
+            "/v1/tasks//artifacts/b",
             "/v1/sessions",
             "//",
             "/v1/pools",

@@ -136,6 +136,12 @@ impl Live {
                     percent.into_iter().chain(data["message"].as_str().map(str::to_owned)).collect();
                 note(&printable(&words.join(", ")))
             }
+            "artifact" => note(&format!(
+                "made {} ({}, {} bytes)",
+                printable(&cell(&data, "name")),
+                printable(&cell(&data, "media_type")),
+                cell(&data, "size")
+            )),
             "reset" => note("some of the output is gone; going on from here"),
             other => note(&format!("{}: {}", printable(other), plain(&data))),
         }

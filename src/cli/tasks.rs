@@ -203,6 +203,15 @@ fn facts(out: &mut dyn Write, task: &Value) -> io::Result<()> {
         }
         table.write(out)?;
     }
+    let artifacts = task["artifacts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !artifacts.is_empty() {
+        writeln!(out)?;
+        let mut table = Table::new(["ARTIFACT", "TYPE", "BYTES", "SHA-256"]);
+        for artifact in artifacts {
+            table.row(["name", "media_type", "size", "sha256"].map(|field| cell(artifact, field)));
+        }
+        table.write(out)?;
+    }
     if !task["output"].is_null() {
         writeln!(out, "\n{}", json(&task["output"]))?;
     }

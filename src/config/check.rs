@@ -64,6 +64,7 @@ impl<'e> Making<'e> {
                 finished_tasks: document.retention.finished_tasks.0,
                 max_tasks: document.retention.max_tasks.0,
                 max_bytes: document.retention.max_bytes.0,
+                artifacts: document.retention.artifacts.0,
             },
             reload: ReloadConfig { allow_mass_removal: document.reload.allow_mass_removal },
             topology: Topology { workers, settings, ..Topology::default() },

@@ -178,6 +178,8 @@ pub struct RetentionConfig {
     pub max_tasks: u64,
     /// How many bytes they may take at most.
     pub max_bytes: u64,
+    /// How long a file that a task made, or a caller uploaded, is kept.
+    pub artifacts: Duration,
 }
 
 /// `reload:`, but for `removal_grace`, which is one of the topology's settings.

@@ -179,8 +179,10 @@ section! {
         max_tasks: Whole<1, 1_000_000_000> = Whole(1_000_000);
         /// At most so many bytes of them: inputs, outputs and what was shown meanwhile.
         max_bytes: Size<1024, { 1 << 40 }> = Size(10 << 30);
+        /// Files that tasks made, or callers uploaded: at most so long.
+        artifacts: Span<SECOND, { 3650 * DAY }> = Span::seconds(7 * 24 * 3_600);
     }
-    later ["artifacts"]
+    later []
 }
 
 section! {

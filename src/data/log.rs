@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::fleet::{ConnId, Epoch, TaskRecord, TaskState, Wall, WorkerName};
+use crate::fleet::{Artifact, ConnId, Epoch, TaskRecord, TaskState, Wall, WorkerName};
 use crate::interface::OutputStream;
 
 /// Events that one log keeps.
@@ -52,6 +52,8 @@ pub enum What {
         /// A short sentence.
         message: Option<Arc<str>>,
     },
+    /// It made a file, which is stored.
+    Artifact(Artifact),
 }
 
 impl What {
@@ -61,6 +63,7 @@ impl What {
                 Self::State(_) => 0,
                 Self::Output { data, .. } => data.len(),
                 Self::Progress { message, .. } => message.as_ref().map_or(0, |message| message.len()),
+                Self::Artifact(artifact) => artifact.name.len() + artifact.media_type.len(),
             }
     }
 }

@@ -9,12 +9,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
 
-use crate::fleet::{ConnId, Door, Epoch, Happening, TaskId, TaskRecord, Term, Wall};
-use crate::interface::{DataDoor, OutputStream};
+use crate::fleet::{Artifact, ConnId, Door, Epoch, Happening, TaskId, TaskRecord, Term, Wall};
+use crate::interface::OutputStream;
 
+pub mod artifacts;
+mod door;
 mod log;
 mod subscription;
 
+pub use door::DataDoors;
 use log::{Log, MAX_PIECE};
 pub use log::{StateChange, TaskEvent, What};
 pub use subscription::{Item, Subscription};
@@ -225,8 +228,10 @@ impl Shelf {
     }
 }
 
-impl DataDoor for TaskLogs {
-    fn output(
+/// What comes past the core.
+impl TaskLogs {
+    /// Appends output of an attempt whose door is open; see [`DataDoor`](crate::interface::DataDoor).
+    pub fn output(
         &self,
         conn: ConnId,
         task: TaskId,
@@ -240,7 +245,8 @@ impl DataDoor for TaskLogs {
         self.append(conn, task, epoch, pieces.map(output));
     }
 
-    fn progress(
+    /// Notes progress of an attempt whose door is open.
+    pub fn progress(
         &self,
         conn: ConnId,
         task: TaskId,
@@ -252,6 +258,16 @@ impl DataDoor for TaskLogs {
         let fraction =
             fraction.filter(|fraction| fraction.is_finite()).map(|fraction| fraction.clamp(0.0, 1.0));
         self.append(conn, task, epoch, std::iter::once(What::Progress { fraction, message }));
+    }
+
+    /// Tells that an attempt whose door is open has made a file.
+    pub fn artifact(&self, conn: ConnId, task: TaskId, epoch: Epoch, artifact: &Artifact) {
+        self.append(conn, task, epoch, std::iter::once(What::Artifact(artifact.clone())));
+    }
+
+    /// Whether an attempt's door is open to this connection.
+    pub(super) fn is_open(&self, conn: ConnId, task: TaskId, epoch: Epoch) -> bool {
+        self.shelf().logs.get(&task).is_some_and(|log| log.door == Some((conn, epoch)))
     }
 }
 

@@ -30,6 +30,7 @@ fn record(id: u128, state: TaskState) -> TaskRecord {
             fairness_key: None,
             retry: RetryWord::Safe,
             traceparent: None,
+            artifacts: Vec::new(),
         }),
         state,
         attempts: Vec::new(),
@@ -38,6 +39,7 @@ fn record(id: u128, state: TaskState) -> TaskRecord {
         output: None,
         error: None,
         usage: None,
+        artifacts: Vec::new(),
         dead_letter: false,
         hint: None,
         pending_reason: None,
@@ -85,6 +87,9 @@ async fn all(mut watch: Subscription) -> Vec<String> {
             Item::Event(TaskEvent { what: What::Output { data, .. }, .. }) => data.to_string(),
             Item::Event(TaskEvent { what: What::Progress { message, .. }, .. }) => {
                 format!("progress {}", message.as_deref().unwrap_or_default())
+            }
+            Item::Event(TaskEvent { what: What::Artifact(artifact), .. }) => {
+                format!("artifact {}", artifact.name)
             }
             Item::Reset(_) => "reset".to_owned(),
             Item::Gone => "gone".to_owned(),

@@ -232,7 +232,7 @@ impl Fleet {
 
     /// Records a result: the task is final, or tried again.
     fn conclude(&mut self, ix: TaskIx, worker: WorkerIx, report: ResultReport) -> Seq {
-        let ResultReport { epoch, status, output, error, usage, .. } = report;
+        let ResultReport { epoch, status, output, error, usage, artifacts, .. } = report;
         let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
         let overdue = self.tasks[ix].phase.live().is_some_and(|live| live.overdue);
         let idempotent = self.tasks[ix].phase.live().is_some_and(|live| live.idempotent);
@@ -246,6 +246,7 @@ impl Fleet {
         task.started_at.get_or_insert(self.now.wall);
         task.output = output;
         task.usage = usage;
+        task.artifacts = artifacts;
         task.error = error;
         let settings = Arc::clone(&self.settings);
         match status {

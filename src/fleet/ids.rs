@@ -192,6 +192,71 @@ texts! {
     Payload;
 }
 
+/// The SHA-256 of some bytes, by which they are found. Its text is 64 small hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContentHash(pub [u8; 32]);
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for ContentHash {
+    type Err = NotAHash;
+
+    /// Small digits only: one content has one name.
+    fn from_str(text: &str) -> Result<Self, NotAHash> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(NotAHash),
+        };
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(NotAHash) };
+        let mut hash = [0; 32];
+        if pairs.len() != hash.len() {
+            return Err(NotAHash);
+        }
+        for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl TryFrom<String> for ContentHash {
+    type Error = NotAHash;
+
+    fn try_from(text: String) -> Result<Self, NotAHash> {
+        text.parse()
+    }
+}
+
+impl From<ContentHash> for String {
+    fn from(hash: ContentHash) -> Self {
+        hash.to_string()
+    }
+}
+
+/// The text is not a SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAHash;
+
+impl fmt::Display for NotAHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a SHA-256; one has 64 hexadecimal digits from 0-9 and a-f")
+    }
+}
+
+impl std::error::Error for NotAHash {}
+
 impl Capability {
     /// Whether an offer of `self` (a pattern that may end in `*`) covers `asked`.
     pub fn covers(&self, asked: &Capability) -> bool {
@@ -220,6 +285,16 @@ mod tests {
         assert_eq!(id.to_string().to_uppercase().parse(), Ok(id));
         assert_eq!("0192f0c1-2345-7abc-8def-0123456789a".parse::<TaskId>(), Err(NotATaskId));
         assert_eq!("0192f0c1x2345-7abc-8def-0123456789ab".parse::<TaskId>(), Err(NotATaskId));
+    }
+
+    #[test]
+    fn a_hash_reads_back_as_written_and_has_one_spelling() {
+        let text = "00ff".repeat(16);
+        let hash: ContentHash = text.parse().expect("a hash");
+        assert_eq!((hash.0[0], hash.0[1], hash.to_string()), (0, 255, text.clone()));
+        for bad in [&text[1..], &text.to_uppercase(), &format!("{text}0"), &"g0".repeat(32), ""] {
+            assert_eq!(bad.parse::<ContentHash>(), Err(NotAHash), "{bad}");
+        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(super) struct Task {
     pub(super) output: Option<Payload>,
     pub(super) error: Option<TaskError>,
     pub(super) usage: Option<Usage>,
+    pub(super) artifacts: Vec<Artifact>,
     pub(super) deadline: Option<TimerKey>,
     pub(super) deadline_at: Option<DeadlineAt>,
 }
@@ -613,6 +614,7 @@ impl Fleet {
             output: task.output.clone(),
             error: task.error.clone(),
             usage: task.usage,
+            artifacts: task.artifacts.clone(),
             dead_letter: false,
             hint,
             pending_reason: None,

@@ -18,7 +18,7 @@ use super::{Fleet, Note};
 const DIALS_PER_SECOND: u32 = 500;
 
 /// The features that this core makes use of.
-const FEATURES: [&str; 3] = ["cancel", "resume", "output"];
+const FEATURES: [&str; 4] = ["cancel", "resume", "output", "artifacts"];
 
 impl Fleet {
     /// A worker has registered on a new connection.

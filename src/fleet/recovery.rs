@@ -97,6 +97,7 @@ impl Fleet {
             output: None,
             error: None,
             usage: None,
+            artifacts: Vec::new(),
             deadline: None,
             deadline_at,
         });

@@ -138,6 +138,9 @@ pub struct TaskSpec {
     pub retry: RetryWord,
     /// W3C trace context, passed through.
     pub traceparent: Option<Arc<str>>,
+    /// The stored files that the input refers to; none of them goes away before the task has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<ContentHash>,
 }
 
 /// Where a task is in its life; the words of the API.
@@ -329,6 +332,19 @@ pub struct Usage {
     pub processes: Option<u64>,
 }
 
+/// A file that a task made. Its bytes never enter the core; they are found by their hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// What the worker calls it: any text without control characters, at most 255 bytes; no path.
+    pub name: Arc<str>,
+    /// What it is, such as `image/png`.
+    pub media_type: Arc<str>,
+    /// In bytes.
+    pub size: u64,
+    /// Of its bytes.
+    pub sha256: ContentHash,
+}
+
 /// One hand-over of a task to one worker, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptRecord {
@@ -412,6 +428,9 @@ pub struct TaskRecord {
     pub error: Option<TaskError>,
     /// What the last attempt used.
     pub usage: Option<Usage>,
+    /// The files that the last attempt made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
     /// Listed, inspected and retried apart.
     pub dead_letter: bool,
     /// Where the newest attempt is, for recovery.

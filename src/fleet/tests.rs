@@ -156,6 +156,7 @@ impl Stage {
             fairness_key: None,
             retry: RetryWord::Safe,
             traceparent: None,
+            artifacts: Vec::new(),
         };
         Submission {
             id,
@@ -194,6 +195,7 @@ impl Stage {
                 output: Some("1".into()),
                 error: None,
                 usage: None,
+                artifacts: Vec::new(),
             })),
         ));
     }
@@ -322,6 +324,7 @@ fn a_cancel_takes_the_slot_until_the_worker_confirms() {
             output: None,
             error: None,
             usage: None,
+            artifacts: Vec::new(),
         })),
     ));
     assert_eq!(stage.finals(task), [TaskState::Cancelled]);
@@ -468,7 +471,8 @@ fn dead_letter(stage: &mut Stage) -> TaskId {
         details: None,
     };
     let (status, error) = (AttemptOutcome::Failed, Some(error));
-    let report = ResultReport { task, epoch, status, output: None, error, usage: None };
+    let report =
+        ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };
     stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
     assert!(stage.fleet.task(task).is_some_and(|record| record.dead_letter));
     task
@@ -674,7 +678,8 @@ fn a_cancelled_task_tells_how_it_was_stopped_and_how_long_that_took() {
             details: None,
         });
         let status = AttemptOutcome::Cancelled;
-        let report = ResultReport { task, epoch, status, output: None, error, usage: None };
+        let report =
+            ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };
         stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
         assert_eq!(told(&stage, task), format!(r#"{{"stopped":"{how}","took_ms":1500}}"#));
     }

@@ -138,6 +138,9 @@ pub struct ResultReport {
     pub error: Option<TaskError>,
     /// What it used.
     pub usage: Option<Usage>,
+    /// The files that it made; every one of them is stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 /// Why a connection ended, or was never made. The words are label values.

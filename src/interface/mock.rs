@@ -2,15 +2,20 @@
 //! input after `mock.latency`, fails as often as `mock.failure_rate` says (drawn from `mock.seed`,
 //! so the n-th task of a worker always fares alike), honours cancels and time limits, and, as real
 //! workers do, outlives its connections with all that it holds.
+//!
+//! An input with `mock_artifacts` makes files: `[{"name": …, "media_type": …, "text": …}]`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex as Seat;
+use serde::Deserialize;
+use tokio::sync::{Mutex as Seat, mpsc};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Abilities, BoxFuture, Ended, LinkCommand, LinkIo, Target, WorkerInterface};
+use super::{
+    Abilities, BoxFuture, Ended, LinkCommand, LinkIo, Target, UploadNews, UploadTo, WorkerInterface,
+};
 use crate::fleet::*;
 
 /// Unacknowledged results of one worker; the oldest is given up beyond.
@@ -62,17 +67,40 @@ struct MockWorker {
     begun: u64,
     running: Vec<Attempt>,
     done: VecDeque<ResultReport>,
+    /// Files made so far; numbers them.
+    made: u64,
+    tell: mpsc::UnboundedSender<UploadNews>,
+    news: mpsc::UnboundedReceiver<UploadNews>,
 }
 
 /// A task that "runs": how it will end, and when.
 struct Attempt {
     ends_at: Instant,
     end: ResultReport,
+    /// Files of it that are not settled yet.
+    files: Vec<u64>,
+}
+
+/// What an input may ask of a mock.
+#[derive(Deserialize)]
+struct Script {
+    mock_artifacts: Vec<File>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    name: String,
+    media_type: String,
+    text: String,
 }
 
 impl MockWorker {
     fn new() -> Self {
+        let (tell, news) = mpsc::unbounded_channel();
         Self {
+            made: 0,
+            tell,
+            news,
             instance: Instance::from(format!("mock-{:016x}", rand::random::<u64>())),
             store: None,
             begun: 0,
@@ -111,9 +139,13 @@ impl MockWorker {
                         if matches!(order, Order::Execute(_)) {
                             io.meter.dispatched(decided.elapsed());
                         }
-                        self.obey(order, target)
+                        self.obey(order, target, &io)
                     }
                 },
+                Some(news) = self.news.recv() => {
+                    self.settled(news);
+                    Vec::new()
+                }
                 () = &mut timer => match welcomed {
                     Some(interval) if Instant::now() >= heartbeat_due => {
                         heartbeat_due = Instant::now() + interval;
@@ -151,13 +183,13 @@ impl MockWorker {
             attempts: held
                 .map(|(end, done)| HeldAttempt { task: end.task, epoch: end.epoch, done })
                 .collect(),
-            features: vec!["cancel".into(), "resume".into()],
+            features: vec!["cancel".into(), "resume".into(), "artifacts".into()],
             store: self.store.clone(),
         }
     }
 
     /// Carries out an order; returns what there is to say.
-    fn obey(&mut self, order: Order, target: &Target) -> Vec<Report> {
+    fn obey(&mut self, order: Order, target: &Target, io: &LinkIo) -> Vec<Report> {
         match order {
             Order::Registered(welcome) => {
                 self.store = Some(welcome.store);
@@ -167,7 +199,7 @@ impl MockWorker {
                 let again = |end: &&ResultReport| welcome.resend.contains(&(end.task, end.epoch));
                 self.done.iter().filter(again).map(|end| Report::Result(Box::new(end.clone()))).collect()
             }
-            Order::Execute(assignment) => self.begin(&assignment, &target.spec.mock),
+            Order::Execute(assignment) => self.begin(&assignment, &target.spec.mock, io),
             Order::Cancel { task, epoch, .. } => self.cancel(task, epoch),
             Order::Ack { task, epoch, .. } => {
                 self.done.retain(|end| (end.task, end.epoch) != (task, epoch));
@@ -177,7 +209,7 @@ impl MockWorker {
         }
     }
 
-    fn begin(&mut self, assignment: &Assignment, mock: &MockSpec) -> Vec<Report> {
+    fn begin(&mut self, assignment: &Assignment, mock: &MockSpec, io: &LinkIo) -> Vec<Report> {
         let (task, epoch) = (assignment.task, assignment.epoch);
         if self.listed().contains(&(task, epoch)) {
             return Vec::new();
@@ -191,6 +223,7 @@ impl MockWorker {
             output: None,
             error: None,
             usage: None,
+            artifacts: Vec::new(),
         };
         let takes = if mock.latency > assignment.limit {
             end.status = AttemptOutcome::TimedOut;
@@ -207,8 +240,43 @@ impl MockWorker {
         };
         let wall_ms = u64::try_from(takes.as_millis()).ok();
         end.usage = Some(Usage { wall_ms, ..Usage::default() });
-        self.running.push(Attempt { ends_at: Instant::now() + takes, end });
+        let files = self.make_files(&mut end, assignment.spec.input.as_str(), io);
+        self.running.push(Attempt { ends_at: Instant::now() + takes, end, files });
         vec![Report::Accepted { task, epoch }]
+    }
+
+    /// Makes the files that the input asks for; the numbers of those under way.
+    fn make_files(&mut self, end: &mut ResultReport, input: &str, io: &LinkIo) -> Vec<u64> {
+        if !input.contains("\"mock_artifacts\"") {
+            return Vec::new();
+        }
+        let Ok(Script { mock_artifacts }) = serde_json::from_str(input) else { return Vec::new() };
+        let mut files = Vec::new();
+        for File { name, media_type, text } in mock_artifacts {
+            self.made += 1;
+            let (number, tell) = (self.made, self.tell.clone());
+            let to = UploadTo { conn: io.conn, task: end.task, epoch: end.epoch, number, tell };
+            match io.door.keep(to, &name, &media_type, text.into()) {
+                Ok(()) => files.push(number),
+                Err(error) => fail(end, error),
+            }
+        }
+        files
+    }
+
+    /// A file is stored, or is not.
+    fn settled(&mut self, news: UploadNews) {
+        let (number, error) = match news {
+            UploadNews::Credit { .. } => return,
+            UploadNews::Stored { number, .. } => (number, None),
+            UploadNews::Refused { number, error } => (number, Some(error)),
+        };
+        let its = |attempt: &&mut Attempt| attempt.files.contains(&number);
+        let Some(attempt) = self.running.iter_mut().find(its) else { return };
+        attempt.files.retain(|other| *other != number);
+        if let Some(error) = error {
+            fail(&mut attempt.end, error);
+        }
     }
 
     /// Stops an attempt. One that never came here is answered too, one that has ended has been.
@@ -218,7 +286,15 @@ impl MockWorker {
         }
         self.running.retain(|attempt| (attempt.end.task, attempt.end.epoch) != (task, epoch));
         let status = AttemptOutcome::Cancelled;
-        vec![self.ended(ResultReport { task, epoch, status, output: None, error: None, usage: None })]
+        vec![self.ended(ResultReport {
+            task,
+            epoch,
+            status,
+            output: None,
+            error: None,
+            usage: None,
+            artifacts: Vec::new(),
+        })]
     }
 
     /// Ends what is due.
@@ -228,7 +304,9 @@ impl MockWorker {
         }
         let now = Instant::now();
         let mut reports = Vec::new();
-        while let Some(at) = self.running.iter().position(|attempt| attempt.ends_at <= now) {
+        while let Some(at) =
+            self.running.iter().position(|attempt| attempt.files.is_empty() && attempt.ends_at <= now)
+        {
             let attempt = self.running.remove(at);
             reports.push(self.ended(attempt.end));
         }
@@ -255,7 +333,8 @@ impl MockWorker {
     }
 
     fn set(&self, timer: &mut std::pin::Pin<Box<Sleep>>, heartbeat_due: Instant) {
-        let next = self.running.iter().map(|attempt| attempt.ends_at).min();
+        let may_end = self.running.iter().filter(|attempt| attempt.files.is_empty());
+        let next = may_end.map(|attempt| attempt.ends_at).min();
         let due = next.map_or(heartbeat_due, |ends_at| ends_at.min(heartbeat_due));
         if timer.deadline() != due {
             timer.as_mut().reset(due);
@@ -266,6 +345,14 @@ impl MockWorker {
 fn error(code: &str, message: &str, retryable: bool, fault: Fault) -> TaskError {
     let side_effects = SideEffects::None;
     TaskError { code: code.into(), message: message.into(), retryable, fault, side_effects, details: None }
+}
+
+/// What lacks a file has not succeeded.
+fn fail(end: &mut ResultReport, error: TaskError) {
+    if end.status == AttemptOutcome::Succeeded {
+        end.status = AttemptOutcome::Failed;
+        end.error = Some(error);
+    }
 }
 
 /// Whether the n-th task fails: a hash of seed and number (splitmix64), so that it depends on

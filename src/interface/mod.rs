@@ -10,10 +10,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fleet::{
-    ConnId, ConnectOutcome, Epoch, Event, Order, Registration, Report, TaskId, Why, WorkerName, WorkerSpec,
+    Artifact, ConnId, ConnectOutcome, Epoch, Event, Order, Registration, Report, TaskError, TaskId, Why,
+    WorkerName, WorkerSpec,
 };
 
 /// A boxed future that may move between threads.
@@ -134,8 +136,12 @@ impl LinkIo {
         self.events.send(Event::LinkUp(self.conn, Box::new(registration))).await.is_ok()
     }
 
-    /// Tells the core what the worker said. False when the server is gone.
-    pub async fn report(&self, report: Report) -> bool {
+    /// Tells the core what the worker said; a result bears its stored files. False when the server
+    /// is gone.
+    pub async fn report(&self, mut report: Report) -> bool {
+        if let Report::Result(result) = &mut report {
+            result.artifacts = self.door.artifacts(result.task, result.epoch);
+        }
         // There nearly always is room, and then nothing needs to be waited for.
         match self.events.try_send(Event::Report(self.conn, report)) {
             Ok(()) => true,
@@ -161,6 +167,70 @@ pub trait DataDoor: Send + Sync {
         fraction: Option<f64>,
         message: Option<&str>,
     );
+
+    /// Begins to take in a file. What may be sent, and what becomes of it, is told by `to`. Never
+    /// waits for the disk.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    fn upload(&self, to: UploadTo, artifact: Artifact) -> Result<Box<dyn Upload>, TaskError>;
+
+    /// Takes in a file that is here, whole.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    fn keep(&self, to: UploadTo, name: &str, media_type: &str, bytes: Bytes) -> Result<(), TaskError>;
+
+    /// The files of an attempt that are stored by now: what its result bears.
+    fn artifacts(&self, task: TaskId, epoch: Epoch) -> Vec<Artifact>;
+}
+
+/// Whose file it is, and whom to tell about it.
+#[derive(Debug, Clone)]
+pub struct UploadTo {
+    /// The connection that it comes by.
+    pub conn: ConnId,
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub epoch: Epoch,
+    /// The upload's number on that connection.
+    pub number: u64,
+    /// Where news of it go. Bounded by the number of uploads and their credit.
+    pub tell: mpsc::UnboundedSender<UploadNews>,
+}
+
+/// A file on its way to the disk. Dropping it before its last byte gives it up.
+pub trait Upload: Send {
+    /// Takes the next bytes, of which there may be as many as [`UploadNews::Credit`] said; the disk
+    /// is written elsewhere.
+    fn write(&mut self, bytes: Bytes);
+}
+
+/// What becomes of a file.
+#[derive(Debug)]
+pub enum UploadNews {
+    /// So many more bytes may come.
+    Credit {
+        /// The upload.
+        number: u64,
+        /// How many.
+        bytes: u64,
+    },
+    /// It is on disk, and among the attempt's artifacts.
+    Stored {
+        /// The upload.
+        number: u64,
+        /// The file.
+        artifact: Artifact,
+    },
+    /// It is not kept.
+    Refused {
+        /// The upload.
+        number: u64,
+        /// Why.
+        error: TaskError,
+    },
 }
 
 /// Which of a program's streams a piece of output belongs to.

@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::clock::Clock;
 use super::ring::EventRing;
 use crate::data::TaskLogs;
+use crate::data::artifacts::Artifacts;
 use crate::fleet::*;
 use crate::interface::LinkIo;
 use crate::schemas::{InvalidInput, Schemas};
@@ -169,6 +170,7 @@ pub(crate) struct Shared {
     pub(crate) next_request: AtomicU64,
     pub(crate) clock: Clock,
     pub(crate) logs: Arc<TaskLogs>,
+    pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) reads: Reads,
     pub(crate) limits: Arc<Limits>,
@@ -478,6 +480,11 @@ impl Manager {
     /// The tasks' logs, for `/v1/tasks/{id}/events`.
     pub fn logs(&self) -> &Arc<TaskLogs> {
         &self.0.logs
+    }
+
+    /// The files that tasks make and read.
+    pub fn artifacts(&self) -> &Arc<Artifacts> {
+        &self.0.artifacts
     }
 
     /// The metrics.

@@ -105,6 +105,7 @@ mod tests {
             output: None,
             error: None,
             usage: None,
+            artifacts: Vec::new(),
             dead_letter: false,
             hint: None,
             pending_reason: None,

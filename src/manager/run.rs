@@ -21,7 +21,8 @@ use super::recorder::Recorder;
 use super::recovering::recover;
 use super::ring::EventRing;
 use super::views::Views;
-use crate::data::TaskLogs;
+use crate::data::artifacts::Artifacts;
+use crate::data::{DataDoors, TaskLogs};
 use crate::fleet::*;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub seed: u64,
     /// Where every input of the core is written, for `rollcall replay`.
     pub record: Option<std::path::PathBuf>,
+    /// Where artifacts are kept (`server.data_dir`); made when there is the first one.
+    pub data_dir: std::path::PathBuf,
 }
 
 /// The loop, to be run on one task for as long as the server lives.
@@ -73,13 +76,21 @@ pub struct FleetLoop {
     views: Views,
     supervisor: Supervisor,
     recorder: Recorder,
-    /// Inputs' bytes of submissions that are not answered yet, by request.
-    entering: FxHashMap<RequestId, u64>,
+    /// Submissions that are not answered yet, by request.
+    entering: FxHashMap<RequestId, Entering>,
     linger_until: Option<Instant>,
     publish_at: Option<Instant>,
     stopping: Option<Stopping>,
     /// When this pass began, by both kinds of clock: what arrived together happened together.
     pass: (Instant, Now),
+}
+
+/// What was let in for a submission.
+struct Entering {
+    /// Bytes of its input.
+    bytes: u64,
+    /// The task whose input refers to artifacts.
+    pinned: Option<TaskId>,
 }
 
 /// A stop that has been asked for.
@@ -93,12 +104,20 @@ struct Stopping {
 /// # Errors
 /// When a thread or the recording's file cannot be had.
 pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
-    let Parts { opened, metrics, factory, programs, limits, seed, record } = parts;
+    let Parts { opened, metrics, factory, programs, limits, seed, record, data_dir } = parts;
     let Opened { mut journal, archive, term, id, records, failed_recoveries, limits: retention } = opened;
     let (event_sender, events) = mpsc::channel(EVENT_LANE);
     let (call_sender, calls) = mpsc::channel(CALL_LANE);
     let clock = Clock::default();
     let logs = Arc::new(TaskLogs::new(term));
+    let artifacts = Artifacts::start(
+        &data_dir,
+        Arc::clone(&retention),
+        &records,
+        Arc::clone(&archive),
+        Arc::clone(&logs),
+    )?;
+    let artifacts = Arc::new(artifacts);
     let settings = Settings::default();
     let admission = Arc::new(Admission::new(settings.max_depth, settings.max_bytes));
     let recorder = Recorder::open(record.as_deref(), term, seed, &id, clock.now(), &records)?;
@@ -124,6 +143,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         next_request: AtomicU64::new(1),
         clock,
         logs: Arc::clone(&logs),
+        artifacts: Arc::clone(&artifacts),
         metrics: Arc::clone(&metrics),
         reads: Reads::new(archive, Arc::clone(&metrics)),
         limits: retention,
@@ -132,7 +152,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         supervisor: supervisor.clone(),
         schemas: Schemas::default(),
     });
-    let door: Arc<dyn DataDoor> = logs;
+    let door: Arc<dyn DataDoor> = Arc::new(DataDoors { logs, artifacts });
     let meter: Arc<dyn LinkMeter> = metrics.clone();
     let writer = Writer::start(journal, metrics)?;
     let links = Links::new(event_sender, factory, door, meter, limits);
@@ -281,6 +301,7 @@ impl FleetLoop {
                 Effect::Finish(task, record) => {
                     self.shared.admission.leave(record.spec.input.as_str().len() as u64);
                     self.shared.logs.finish(task, &record);
+                    self.shared.artifacts.finish(task, &record);
                     self.callers.finish(task, &record);
                 }
                 Effect::Publish(task, happening) => self.shared.logs.publish(task, happening, now.wall),
@@ -322,8 +343,11 @@ impl FleetLoop {
         let entered = self.entering.remove(&request);
         match (&answer, entered) {
             // These made no task: what was let in for them leaves again.
-            (Answer::Refused(_) | Answer::Replayed(_) | Answer::ReplayedFromArchive(_), Some(bytes)) => {
-                self.shared.admission.leave(bytes);
+            (Answer::Refused(_) | Answer::Replayed(_) | Answer::ReplayedFromArchive(_), Some(entered)) => {
+                self.shared.admission.leave(entered.bytes);
+                if let Some(task) = entered.pinned {
+                    self.shared.artifacts.unpin(task);
+                }
             }
             // A person's word: whoever asked must see its effect in the next picture.
             (Answer::Done, _) => self.views.publish(&mut self.fleet, self.pass, &self.shared),
@@ -394,7 +418,13 @@ impl FleetLoop {
     }
 
     fn enters(&mut self, submission: &Submission) {
-        self.entering.insert(submission.request, submission.spec.input.as_str().len() as u64);
+        let mut pinned = None;
+        if !submission.spec.artifacts.is_empty() {
+            self.shared.artifacts.pin(submission.id, &submission.spec.artifacts);
+            pinned = Some(submission.id);
+        }
+        let bytes = submission.spec.input.as_str().len() as u64;
+        self.entering.insert(submission.request, Entering { bytes, pinned });
     }
 
     fn watch(&mut self, task: TaskId, reply: oneshot::Sender<Waited>) {
@@ -490,6 +520,7 @@ impl FleetLoop {
 
     fn housekeeping(&mut self) {
         self.shared.logs.sweep();
+        self.shared.artifacts.sweep();
         self.callers.sweep();
         self.recorder.flush();
         if self.shared.lifecycle.load(Ordering::Relaxed) == 1 && !self.fleet.is_recovering() {
@@ -523,6 +554,7 @@ impl FleetLoop {
         self.links.shutdown().await;
         self.supervisor.shutdown(Duration::from_secs(10)).await;
         self.writer.close().await;
+        self.shared.artifacts.close().await;
         self.recorder.flush();
         if let Some(stopping) = self.stopping {
             // Whoever asked may have gone.

@@ -51,6 +51,7 @@ async fn started_with(
         limits: LinkLimits::default(),
         seed: 1,
         record: None,
+        data_dir: std::env::temp_dir().join(format!("rollcall-{:032x}", rand::random::<u128>())),
     };
     let (manager, fleet) = start(parts).expect("threads are to be had");
     let run = tokio::spawn(fleet.run());
@@ -76,6 +77,7 @@ fn ask(input: &str) -> Ask {
             fairness_key: None,
             retry: RetryWord::Safe,
             traceparent: None,
+            artifacts: Vec::new(),
         }),
         retry_of: None,
     }

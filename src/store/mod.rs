@@ -253,17 +253,25 @@ pub struct Retention {
     pub max_tasks: u64,
     /// So many bytes of them.
     pub max_bytes: u64,
+    /// Files that they made, or that callers uploaded, for so long.
+    pub artifacts: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { max_age: Duration::from_secs(7 * 24 * 3600), max_tasks: 1_000_000, max_bytes: 10 << 30 }
+        let week = Duration::from_secs(7 * 24 * 3600);
+        Self { max_age: week, max_tasks: 1_000_000, max_bytes: 10 << 30, artifacts: week }
     }
 }
 
 impl From<&RetentionConfig> for Retention {
     fn from(config: &RetentionConfig) -> Self {
-        Self { max_age: config.finished_tasks, max_tasks: config.max_tasks, max_bytes: config.max_bytes }
+        Self {
+            max_age: config.finished_tasks,
+            max_tasks: config.max_tasks,
+            max_bytes: config.max_bytes,
+            artifacts: config.artifacts,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn task(id: u128) -> TaskRecord {
         fairness_key: None,
         retry: RetryWord::Safe,
         traceparent: None,
+        artifacts: Vec::new(),
     };
     TaskRecord {
         id: TaskId(id),
@@ -40,6 +41,7 @@ pub(super) fn task(id: u128) -> TaskRecord {
         output: None,
         error: None,
         usage: None,
+        artifacts: Vec::new(),
         dead_letter: false,
         hint: None,
         pending_reason: None,

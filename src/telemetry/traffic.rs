@@ -11,7 +11,7 @@ use crate::fleet::WorkerName;
 use crate::interface::LinkMeter;
 
 /// The types of frames of `rollcall.v1`, the WebSocket's own, and what stands for all others.
-pub(super) const FRAME_TYPES: [&str; 19] = [
+pub(super) const FRAME_TYPES: [&str; 21] = [
     "register",
     "registered",
     "execute",
@@ -19,6 +19,8 @@ pub(super) const FRAME_TYPES: [&str; 19] = [
     "rejected",
     "output",
     "progress",
+    "artifact",
+    "credit",
     "result",
     "result_ack",
     "cancel",

@@ -128,6 +128,7 @@ impl World {
             fairness_key: dice.chance(500).then(|| format!("agent-{}", dice.below(5)).into()),
             retry: if dice.chance(300) { RetryWord::Always } else { RetryWord::Safe },
             traceparent: None,
+            artifacts: Vec::new(),
         }
     }
 

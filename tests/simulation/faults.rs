@@ -129,6 +129,7 @@ impl World {
                 output: Some("\"a lie\"".into()),
                 error: None,
                 usage: None,
+                artifacts: Vec::new(),
             })),
             3 => Report::Heartbeat { running: vec![(task, epoch), (TaskId(9), Epoch(9))] },
             _ => Report::Heartbeat { running: Vec::new() },

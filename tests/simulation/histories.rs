@@ -26,6 +26,7 @@ fn spec(capability: &str) -> Arc<TaskSpec> {
         fairness_key: None,
         retry: RetryWord::Safe,
         traceparent: None,
+        artifacts: Vec::new(),
     })
 }
 
@@ -90,6 +91,7 @@ pub(crate) fn result(conn: u64, task: u64, epoch: u64) -> Event {
             output: Some("1".into()),
             error: None,
             usage: None,
+            artifacts: Vec::new(),
         })),
     )
 }
@@ -111,6 +113,7 @@ pub(crate) fn picture(task: u64, version: u64, state: TaskState) -> TaskRecord {
         output: state.is_final().then(|| "1".into()),
         error: None,
         usage: None,
+        artifacts: Vec::new(),
         dead_letter: false,
         hint: None,
         pending_reason: None,

@@ -278,6 +278,7 @@ impl World {
                 output: None,
                 error: None,
                 usage: None,
+                artifacts: Vec::new(),
             };
             self.send_up(conn, Frame::Report(Report::Result(Box::new(result))));
         }
@@ -312,6 +313,7 @@ impl World {
             output: Some(held.spec.input.clone()),
             error,
             usage: None,
+            artifacts: Vec::new(),
         }));
         if let Some(conn) = self.open_link(process.site) {
             self.send_result(process, conn, key);

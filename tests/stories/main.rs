@@ -1,5 +1,6 @@
 //! Stories about the running server, one module per subject; they share `support`.
 
+mod artifacts;
 mod batches;
 mod command_line;
 mod conformance;

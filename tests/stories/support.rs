@@ -173,6 +173,7 @@ async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::S
         limits: LinkLimits::default(),
         seed: 1,
         record: None,
+        data_dir: loaded.config.server.data_dir.clone(),
     };
     let (manager, fleet) = manager::start(parts).expect("threads are to be had");
     let fleet = tokio::spawn(fleet.run());

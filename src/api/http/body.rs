@@ -146,6 +146,19 @@ async fn collect(mut body: Incoming, limit: u64) -> Result<Bytes, Refused> {
     Ok(whole.freeze())
 }
 
+/// The next piece of a body that is not read whole; `None` after the last.
+///
+/// # Errors
+/// 408 when none comes in time, 400 when the body breaks off.
+pub(crate) async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
+    match tokio::time::timeout(BODY_TIMEOUT, piece(body)).await {
+        Ok(piece) => piece,
+        Err(_) => Err(problem::BODY_TIMEOUT
+            .with(format!("nothing of the body came for {} s", BODY_TIMEOUT.as_secs()))
+            .into()),
+    }
+}
+
 /// The next piece of data; trailers are skipped.
 async fn piece(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
     while !body.is_end_stream() {

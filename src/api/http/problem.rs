@@ -42,6 +42,8 @@ kinds! {
     ORIGIN_NOT_ALLOWED = FORBIDDEN, "origin_not_allowed", "Web pages of this origin may not call the server";
     NO_SUCH_ROUTE = NOT_FOUND, "no_such_route", "There is nothing at this path";
     NO_SUCH_TASK = NOT_FOUND, "no_such_task", "There is no such task";
+    NO_SUCH_ARTIFACT = NOT_FOUND, "no_such_artifact", "There is no such file";
+    ARTIFACT_EXPIRED = GONE, "artifact_expired", "The file is not kept any more";
     NO_SUCH_WORKER = NOT_FOUND, "no_such_worker", "There is no such worker";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method";
     BODY_TIMEOUT = REQUEST_TIMEOUT, "body_timeout", "The body came too slowly";
@@ -52,6 +54,9 @@ kinds! {
     TOO_MANY_WORKERS = CONFLICT, "too_many_workers", "There are as many workers as one server takes";
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large";
     URL_TOO_LONG = URI_TOO_LONG, "url_too_long", "The URL is too long";
+    RANGE_NOT_SATISFIABLE = RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "The file has no such part";
+    UNKNOWN_ARTIFACT = UNPROCESSABLE_ENTITY, "unknown_artifact", "The input refers to a file that is not here";
+    ARTIFACT_STORE_FULL = INSUFFICIENT_STORAGE, "artifact_store_full", "The disk has no room for the file";
     UNKNOWN_FIELD = UNPROCESSABLE_ENTITY, "unknown_field", "The request has a field that nobody knows";
     INVALID_FIELD = UNPROCESSABLE_ENTITY, "invalid_field", "A field has a value that it cannot have";
     NOT_SUPPORTED = UNPROCESSABLE_ENTITY, "not_supported", "This version cannot do that";

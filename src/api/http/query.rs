@@ -69,14 +69,21 @@ pub(crate) fn invalid(name: &str, wrong: impl std::fmt::Display) -> Problem {
 
 /// Percent-decoding as forms do it, where `+` is a space.
 fn decoded(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains(['%', '+']) {
+    if !text.contains('+') {
+        return percent_decoded(text);
+    }
+    percent_decoded(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+}
+
+/// Percent-decoding as paths have it; `None` for what is not UTF-8 then.
+pub(crate) fn percent_decoded(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
         return Some(Cow::Borrowed(text));
     }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
-            b'+' => b' ',
             b'%' => {
                 let mut digit = || char::from(rest.next()?).to_digit(16);
                 u8::try_from(digit()? << 4 | digit()?).ok()?

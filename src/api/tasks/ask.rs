@@ -14,6 +14,7 @@ use crate::api::http::json::depth_within;
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{invalid, unknown};
 use crate::config::duration;
+use crate::data::artifacts::references;
 use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, TaskSpec, Wall};
 
 /// How deep the JSON of a request may be nested.
@@ -216,9 +217,11 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     let fairness_key =
         fields.checked("fairness_key", key, |key: &String| (1..=MAX_FAIRNESS_KEY).contains(&key.len()))?;
     let attempts = "a number from 1 to 100";
+    let input = fields.raw("input").unwrap_or("{}");
+    let artifacts = references(input).map_err(|problem| invalid("input", problem))?;
     Ok(TaskSpec {
         capability: capability.into(),
-        input: Payload::from(fields.raw("input").unwrap_or("{}")),
+        input: Payload::from(input),
         labels: labels(fields)?,
         priority: fields
             .checked("priority", "a number from 1 (first) to 5", |number| (1..=5).contains(number))?
@@ -232,6 +235,7 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
         fairness_key: fairness_key.map(FairnessKey::from),
         retry: retry(fields)?,
         traceparent: None,
+        artifacts,
     })
 }
 

@@ -108,6 +108,10 @@ fn form(event: &TaskEvent) -> (&'static str, Vec<u8>) {
             object.value("fraction", fraction).maybe_text("message", message.as_deref());
             "progress"
         }
+        What::Artifact(artifact) => {
+            json_form::artifact_fields(&mut object, artifact);
+            "artifact"
+        }
     };
     object.end();
     (name, data)
@@ -116,7 +120,7 @@ fn form(event: &TaskEvent) -> (&'static str, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{Epoch, TaskState, Wall};
+    use crate::fleet::{Artifact, ContentHash, Epoch, TaskState, Wall};
     use crate::interface::OutputStream;
 
     fn shown(what: What) -> (&'static str, serde_json::Value) {
@@ -148,6 +152,20 @@ mod tests {
         assert_eq!(
             shown(What::Progress { fraction: None, message: Some("half".into()) }),
             ("progress", serde_json::json!({"at": at, "fraction": null, "message": "half"}))
+        );
+        let artifact = Artifact {
+            name: "a.png".into(),
+            media_type: "image/png".into(),
+            size: 7,
+            sha256: ContentHash([0xab; 32]),
+        };
+        let sha256 = "ab".repeat(32);
+        assert_eq!(
+            shown(What::Artifact(artifact)),
+            (
+                "artifact",
+                serde_json::json!({"at": at, "name": "a.png", "media_type": "image/png", "size": 7, "sha256": sha256})
+            )
         );
     }
 }

@@ -1,7 +1,7 @@
 //! The one task object, as every answer shows it.
 
 use crate::api::http::json::{Object, write_list, write_text, write_time, write_value};
-use crate::fleet::{AttemptRecord, TaskError, TaskRecord, Wall};
+use crate::fleet::{Artifact, AttemptRecord, TaskError, TaskRecord, Wall};
 
 /// Writes a task.
 pub(crate) fn write(out: &mut Vec<u8>, task: &TaskRecord) {
@@ -58,10 +58,26 @@ fn rest(out: &mut Vec<u8>, task: &TaskRecord) {
         Some(usage) => {
             put(out, ",\"usage\":", "");
             write_value(out, usage);
-            out.push(b'}');
+            put(out, ",\"artifacts\":", "");
         }
-        None => put(out, ",\"usage\":null}", ""),
+        None => put(out, ",\"usage\":null,\"artifacts\":", ""),
     }
+    if task.artifacts.is_empty() {
+        put(out, "[]}", "");
+        return;
+    }
+    write_list(out, &task.artifacts, |out, artifact| {
+        let mut object = Object::new(out);
+        artifact_fields(&mut object, artifact);
+        object.end();
+    });
+    out.push(b'}');
+}
+
+/// Writes what is known of a file.
+pub(crate) fn artifact_fields(object: &mut Object<'_>, artifact: &Artifact) {
+    object.text("name", &artifact.name).text("media_type", &artifact.media_type);
+    object.value("size", &artifact.size).value("sha256", &artifact.sha256);
 }
 
 fn write_error(out: &mut Vec<u8>, error: &TaskError) {

@@ -5,6 +5,7 @@
 mod ending;
 mod reading;
 mod registering;
+mod uploads;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,10 +23,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{error, warn};
 
 use self::ending::{End, code_of};
+use self::uploads::Uploads;
 use super::socket::Counted;
 use super::translate;
 use crate::fleet::{Order, Registration, Why, WorkerName};
-use crate::interface::{Ended, LinkCommand, LinkIo};
+use crate::interface::{Ended, LinkCommand, LinkIo, UploadNews};
 
 /// A message that was begun and has not grown for so long will not be finished.
 const UNFINISHED: Duration = Duration::from_secs(10);
@@ -48,6 +50,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// What there is to do next.
 enum Step {
     Command(LinkCommand),
+    News(UploadNews),
     Read(Message),
     Tick,
     End(End),
@@ -89,6 +92,8 @@ struct Link<S> {
     /// Bytes of a control frame of the peer beside its payload: clients mask.
     control_header: u64,
     said_goodbye: bool,
+    /// Made by the first artifact.
+    uploads: Option<Box<Uploads>>,
 }
 
 /// Registers a worker over an open WebSocket and carries its connection to the end.
@@ -143,6 +148,7 @@ where
             read_stall: None,
             read_whole: 0,
             said_goodbye: false,
+            uploads: None,
         }
     }
 
@@ -156,6 +162,7 @@ where
             let done = match std::future::poll_fn(|cx| self.poll_step(cx)).await {
                 Step::Read(message) => self.read(message).await,
                 Step::Command(command) => self.obey(command),
+                Step::News(news) => self.uploaded(news).await,
                 Step::Tick => self.tick(),
                 Step::End(end) => Err(end),
             };
@@ -172,13 +179,10 @@ where
                 // The worker does not read: commands stay in their bounded channel.
                 Poll::Pending => self.stall_write(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Step::End(self.ended(&error))),
-                Poll::Ready(Ok(())) => match self.io.commands.poll_recv(cx) {
-                    Poll::Ready(Some(command)) => {
+                Poll::Ready(Ok(())) => match self.poll_command(cx) {
+                    Poll::Ready(step) => {
                         self.commands_taken += 1;
-                        return Poll::Ready(Step::Command(command));
-                    }
-                    Poll::Ready(None) => {
-                        return Poll::Ready(Step::End(End::tell(Why::ServerShutdown, CloseCode::Away)));
+                        return Poll::Ready(step);
                     }
                     Poll::Pending => {}
                 },
@@ -211,6 +215,21 @@ where
 
     fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
+    }
+
+    /// What the server wants said.
+    fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        match self.io.commands.poll_recv(cx) {
+            Poll::Ready(Some(command)) => return Poll::Ready(Step::Command(command)),
+            Poll::Ready(None) => {
+                return Poll::Ready(Step::End(End::tell(Why::ServerShutdown, CloseCode::Away)));
+            }
+            Poll::Pending => {}
+        }
+        match &mut self.uploads {
+            Some(uploads) => uploads.poll_news(cx).map(Step::News),
+            None => Poll::Pending,
+        }
     }
 
     fn flushed(&mut self) {

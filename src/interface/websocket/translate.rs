@@ -96,7 +96,7 @@ pub(super) fn registration(
 }
 
 /// How an attempt ended.
-pub(super) fn result(frame: wire::TaskResult<'_>) -> Result<Report, NotATaskId> {
+pub(super) fn result(frame: wire::TaskResult<'_>) -> Result<Box<ResultReport>, NotATaskId> {
     let (task, epoch) = attempt(&frame.task, frame.epoch)?;
     let status = match frame.status {
         wire::Status::Succeeded => AttemptOutcome::Succeeded,
@@ -112,7 +112,16 @@ pub(super) fn result(frame: wire::TaskResult<'_>) -> Result<Report, NotATaskId> 
     });
     let output = frame.output.map(|raw| Payload::from(raw.get()));
     let error = frame.error.map(task_error);
-    Ok(Report::Result(Box::new(ResultReport { task, epoch, status, output, error, usage })))
+    Ok(Box::new(ResultReport {
+        task,
+        epoch,
+        status,
+        output,
+        error,
+        usage,
+        // What is stored is known to the server alone.
+        artifacts: Vec::new(),
+    }))
 }
 
 fn task_error(error: wire::TaskError) -> TaskError {
@@ -129,6 +138,30 @@ fn task_error(error: wire::TaskError) -> TaskError {
         side_effects: SideEffects::Possible,
         details: error.details.map(|raw| Payload::from(raw.0.get())),
     }
+}
+
+/// A file that follows, and whose it is. Name, type and size are judged where files are kept.
+pub(super) fn artifact(frame: wire::Artifact) -> Result<(TaskId, Epoch, Artifact), String> {
+    let (task, epoch) = attempt(&frame.task, frame.epoch).map_err(|problem| problem.to_string())?;
+    let sha256 = frame.sha256.parse().map_err(|problem: NotAHash| problem.to_string())?;
+    let (name, media_type) = (frame.name.into(), frame.media_type.into());
+    Ok((task, epoch, Artifact { name, media_type, size: frame.size, sha256 }))
+}
+
+/// What a worker is told of an upload.
+pub(super) fn refusal(number: u32, error: &TaskError) -> wire::Credit {
+    let error = wire::TaskError {
+        code: error.code.to_string(),
+        message: error.message.to_string(),
+        retryable: error.retryable,
+        fault: match error.fault {
+            Fault::None | Fault::Caller => wire::Fault::Caller,
+            Fault::Worker => wire::Fault::Worker,
+            Fault::Rollcall => wire::Fault::Rollcall,
+        },
+        details: None,
+    };
+    wire::Credit { number, error: Some(error), ..wire::Credit::default() }
 }
 
 /// The word that an attempt was not started.

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rollcall::fleet::*;
-use rollcall::interface::{DataDoor, Ended, LinkCommand, LinkIo, LinkLimits, LinkMeter, OutputStream};
+use rollcall::interface::{
+    DataDoor, Ended, LinkCommand, LinkIo, LinkLimits, LinkMeter, OutputStream, Upload, UploadTo,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -77,6 +79,29 @@ impl DataDoor for Seen {
     fn progress(&self, _: ConnId, _: TaskId, epoch: Epoch, fraction: Option<f64>, message: Option<&str>) {
         let text = format!("{fraction:?} {message:?}");
         self.output.push((epoch, "progress", 0, text));
+    }
+
+    fn upload(&self, _: UploadTo, _: Artifact) -> Result<Box<dyn Upload>, TaskError> {
+        Err(no_files())
+    }
+
+    fn keep(&self, _: UploadTo, _: &str, _: &str, _: bytes::Bytes) -> Result<(), TaskError> {
+        Err(no_files())
+    }
+
+    fn artifacts(&self, _: TaskId, _: Epoch) -> Vec<Artifact> {
+        Vec::new()
+    }
+}
+
+fn no_files() -> TaskError {
+    TaskError {
+        code: "artifact_store_full".into(),
+        message: "there is no disk here".into(),
+        retryable: true,
+        fault: Fault::Rollcall,
+        side_effects: SideEffects::Possible,
+        details: None,
     }
 }
 
@@ -245,6 +270,7 @@ fn assignment((task, epoch): Key, input: &str, limit: Duration) -> Assignment {
         fairness_key: None,
         retry: RetryWord::Safe,
         traceparent: None,
+        artifacts: Vec::new(),
     };
     Assignment { task, epoch, number: 1, spec: Arc::new(spec), limit }
 }

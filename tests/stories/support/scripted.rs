@@ -51,6 +51,13 @@ impl Scripted {
         drop(self.0.send(Message::text(text)).await);
     }
 
+    /// Sends bytes of the artifact with this number.
+    pub(crate) async fn bytes(&mut self, number: u32, bytes: &[u8]) {
+        let frame = rollcall_protocol::chunk(number, bytes);
+        // The server may have closed it meanwhile; what follows will show.
+        drop(self.0.send(Message::binary(frame)).await);
+    }
+
     /// The next frame of this type; others are passed over.
     pub(crate) async fn hear(&mut self, kind: &str) -> Value {
         let mut heard = Vec::new();
@@ -89,7 +96,7 @@ pub(crate) fn introduction(name: &str, instance: &str, attempts: Value) -> Value
     json!({
         "type": "register", "name": name, "instance": instance, "kind": "scripted",
         "capabilities": [{ "name": "again", "idempotent": true }, { "name": "once" }],
-        "features": ["cancel", "resume", "output"], "attempts": attempts,
+        "features": ["cancel", "resume", "output", "artifacts"], "attempts": attempts,
     })
 }
 

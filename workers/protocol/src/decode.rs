@@ -111,6 +111,8 @@ frames! {
         Output(Output<'a>) = "output",
         /// See [`Progress`].
         Progress(Progress) = "progress",
+        /// See [`Artifact`].
+        Artifact(Artifact) = "artifact",
         /// See [`TaskResult`].
         Result(TaskResult<'a>) = "result",
         /// See [`WorkerHeartbeat`].
@@ -129,6 +131,8 @@ frames! {
         Registered(Box<Registered>) = "registered",
         /// See [`ResultAck`].
         ResultAck(ResultAck) = "result_ack",
+        /// See [`Credit`].
+        Credit(Credit) = "credit",
         /// See [`Execute`].
         Execute(Execute<'a>) = "execute",
         /// See [`Cancel`].
@@ -190,6 +194,8 @@ mod tests {
             .into(),
             Cancel { task, epoch, reason: "timeout".into() }.into(),
             ServerHeartbeat {}.into(),
+            Credit { number: 7, bytes: 1 << 18, ..Credit::default() }.into(),
+            Credit { number: 7, stored: true, ..Credit::default() }.into(),
         ];
         for frame in frames {
             let text = frame.encode().expect("plain data");

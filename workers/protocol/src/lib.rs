@@ -1,10 +1,12 @@
 //! The wire messages of `rollcall.v1`, shared by the server and its workers. No I/O: a message goes
 //! in and text comes out, or the other way round. `docs/protocol.md` is the same in prose.
 
+mod chunk;
 mod decode;
 pub mod encode;
 mod messages;
 
+pub use chunk::{CHUNK_BYTES, chunk, read_chunk};
 pub use decode::{DecodeError, FromServer, FromWorker};
 pub use messages::*;
 
@@ -21,6 +23,9 @@ pub const FIRST_FRAME_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 /// largest accepted size still fits with its envelope.
 pub const ENVELOPE_BYTES: usize = 64 * 1024;
 
+/// The longest `output` of a result, in bytes of JSON: what is longer becomes an artifact.
+pub const INLINE_BYTES: usize = 256 * 1024;
+
 /// The feature names this version knows; what both sides name in `register` and `registered` is on.
 pub mod features {
     /// The worker answers `cancel` with exactly one `result`.
@@ -29,4 +34,6 @@ pub mod features {
     pub const RESUME: &str = "resume";
     /// The worker sends `output` and `progress` while a task runs.
     pub const OUTPUT: &str = "output";
+    /// The worker sends files, and obeys `credit`.
+    pub const ARTIFACTS: &str = "artifacts";
 }

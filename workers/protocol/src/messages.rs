@@ -167,6 +167,27 @@ pub struct Progress {
     pub message: Option<String>,
 }
 
+/// Worker to server: a file of a running attempt follows, in binary frames that bear its number (see
+/// [`chunk`](crate::chunk)), as far as the server's [`Credit`] goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// The task's id.
+    pub task: String,
+    /// The attempt's fencing number.
+    pub epoch: u64,
+    /// Names the upload; each is used once on a connection.
+    pub number: u32,
+    /// What it is called: no control characters, at most 255 bytes. A later one of the same name
+    /// takes the place of the former.
+    pub name: String,
+    /// What it is, such as `image/png`.
+    pub media_type: String,
+    /// Its size, in bytes.
+    pub size: u64,
+    /// The SHA-256 of its bytes, as 64 small hexadecimal digits.
+    pub sha256: String,
+}
+
 /// How an attempt ended, in the worker's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -321,6 +342,21 @@ pub struct ResultAck {
     /// Why it was not: `stale_epoch`, `duplicate`, `unknown_task`, `after_terminal`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Server to worker: an upload may go on, or what became of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Credit {
+    /// The upload.
+    pub number: u32,
+    /// So many more bytes may be sent.
+    pub bytes: u64,
+    /// It is on disk, whole, and part of the attempt's result.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
+    /// It was refused, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<TaskError>,
 }
 
 /// Server to worker: run this.

@@ -7,20 +7,22 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use rollcall_protocol::{
-    Accepted, AttemptRef, Cancel, Execute, Fault, FromWorker, Goodbye, Output, Progress, Register,
-    Registered, Rejected, ResultAck, Status, Stream, TaskResult, WorkerHeartbeat,
+    Accepted, Artifact, AttemptRef, Cancel, Credit, Execute, Fault, FromWorker, Goodbye, INLINE_BYTES,
+    Output, Progress, Register, Registered, Rejected, ResultAck, Status, Stream, TaskError, TaskResult,
+    WorkerHeartbeat,
 };
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::ledger::{Ledger, Verdict};
+use crate::ledger::{Ledger, UploadStep, Verdict};
 use crate::run::supervise;
+use crate::shorten::shorten;
 use crate::task::{TaskContext, TaskEnd, error};
 use crate::worker::WorkerBuilder;
-use crate::{CancelReason, Capability, Handler, Task};
+use crate::{CancelReason, Capability, Handler, RawValue, Task};
 
 /// The longest piece of output in one frame: a result or a heartbeat must not stand behind megabytes.
 const OUTPUT_PIECE: usize = 32 * 1024;
@@ -29,8 +31,8 @@ const OUTPUT_PIECE: usize = 32 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What this crate does for every worker: answers each cancel, keeps attempts and results over
-/// broken connections, sends live output.
-const FEATURES: [&str; 3] = ["cancel", "resume", "output"];
+/// broken connections, sends live output and files.
+const FEATURES: [&str; 4] = ["cancel", "resume", "output", "artifacts"];
 
 /// See the module.
 pub(crate) struct Hub {
@@ -40,13 +42,22 @@ pub(crate) struct Hub {
     wake: AtomicWaker,
     /// Told when an attempt has ended or was acknowledged while the worker is leaving.
     settled: Notify,
+    /// Told when an upload may be able to go on.
+    uploads: Notify,
     tasks: TaskTracker,
 }
 
 impl Hub {
     pub(crate) fn new(about: WorkerBuilder) -> Arc<Self> {
         let (ledger, wake) = (Mutex::default(), AtomicWaker::new());
-        Arc::new(Self { about, ledger, wake, settled: Notify::new(), tasks: TaskTracker::new() })
+        Arc::new(Self {
+            about,
+            ledger,
+            wake,
+            settled: Notify::new(),
+            uploads: Notify::new(),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// The largest message, in bytes.
@@ -104,17 +115,23 @@ impl Hub {
         if self.ledger().is_leaving() {
             self.say_goodbye();
         }
+        self.uploads.notify_waiters();
     }
 
     /// The connection is gone; tasks go on.
     pub(crate) fn link_ended(&self) {
         self.ledger().end_link();
         self.settled.notify_waiters();
+        self.uploads.notify_waiters();
     }
 
     /// The next frame for the link.
-    pub(crate) fn next_frame(&self) -> Option<Utf8Bytes> {
-        self.ledger().pop()
+    pub(crate) fn next_frame(&self) -> Option<Message> {
+        let frame = self.ledger().pop();
+        if matches!(frame, Some(Message::Binary(_))) {
+            self.uploads.notify_waiters();
+        }
+        frame
     }
 
     /// The worker's own heartbeat.
@@ -190,6 +207,70 @@ impl Hub {
         }
     }
 
+    /// The server's word about an upload.
+    pub(crate) fn credit(&self, frame: Credit) {
+        self.ledger().credit(frame);
+        self.uploads.notify_waiters();
+    }
+
+    /// Whether the server that is connected takes files.
+    pub(crate) fn takes_artifacts(&self) -> bool {
+        let ledger = self.ledger();
+        ledger.is_up() && ledger.takes_artifacts()
+    }
+
+    /// Announces a file as soon as there is a server, and returns the upload's number. Cancel-safe.
+    pub(crate) async fn announce(&self, file: &Artifact) -> Result<u32, TaskError> {
+        let key = AttemptRef { task: file.task.clone(), epoch: file.epoch };
+        self.when_uploads(|ledger| {
+            if !ledger.is_wanted(&key) {
+                let message = "the server does not want this attempt any more";
+                return Some(Err(error("artifact_not_open", message, Fault::Worker)));
+            }
+            if !ledger.is_up() {
+                return None;
+            }
+            if !ledger.takes_artifacts() {
+                let message = "this server takes no artifacts";
+                return Some(Err(error("artifact_not_supported", message, Fault::Rollcall)));
+            }
+            let number = ledger.announce(|number| encode(Artifact { number, ..file.clone() }));
+            self.wake.wake();
+            Some(Ok(number))
+        })
+        .await
+    }
+
+    /// Waits until an upload can do something. Cancel-safe.
+    pub(crate) async fn upload_step(&self, number: u32, left: u64) -> UploadStep {
+        self.when_uploads(|ledger| ledger.upload_step(number, left)).await
+    }
+
+    /// Queues a piece of a file.
+    pub(crate) fn send_chunk(&self, number: u32, bytes: &[u8]) {
+        self.ledger().send_chunk(number, bytes);
+        self.wake.wake();
+    }
+
+    /// An upload is over for whoever made it.
+    pub(crate) fn end_upload(&self, number: u32) {
+        self.ledger().end_upload(number);
+        self.wake.wake();
+    }
+
+    async fn when_uploads<T>(&self, mut look: impl FnMut(&mut Ledger) -> Option<T>) -> T {
+        loop {
+            let mut changed = std::pin::pin!(self.uploads.notified());
+            // Enabled before the look, or a change between the two would be missed.
+            changed.as_mut().enable();
+            let found = look(&mut self.ledger());
+            match found {
+                Some(found) => return found,
+                None => changed.await,
+            }
+        }
+    }
+
     /// Queues live output.
     pub(crate) fn output(&self, key: &AttemptRef, stream: Stream, mut offset: u64, mut text: &str) {
         while !text.is_empty() {
@@ -255,6 +336,7 @@ impl Hub {
     async fn run(self: Arc<Self>, handler: Arc<dyn Handler>, task: Task, context: TaskContext, again: bool) {
         let end = supervise(handler, task, &context, self.about.stop_grace, again).await;
         context.finish_output();
+        let end = self.shortened(&context, end).await;
         let key = &context.0.key;
         let frame = self.result(key, &end);
         let mut ledger = self.ledger();
@@ -266,6 +348,27 @@ impl Hub {
         }
         drop(ledger);
         self.wake.wake();
+    }
+
+    /// Sends the long parts of an output as files, where the server takes them. One that cannot be
+    /// sent stays as it is: the server judges it.
+    async fn shortened(&self, context: &TaskContext, end: TaskEnd) -> TaskEnd {
+        let is_long = |output: &&RawValue| output.get().len() > INLINE_BYTES;
+        let Some(output) = end.output.as_deref().filter(is_long) else { return end };
+        if !self.takes_artifacts() {
+            return end;
+        }
+        let shorter = tokio::select! {
+            shorter = shorten(context, output) => shorter,
+            _ = context.cancelled() => return end,
+        };
+        match shorter {
+            Ok(output) => TaskEnd { output: Some(output), ..end },
+            Err(problem) => {
+                warn!(task = context.0.key.task, code = problem.code, "a long output stays in its result");
+                end
+            }
+        }
     }
 
     /// The frame of an end. One that is too large for the server fails instead, and says so.

@@ -3,8 +3,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use rollcall_protocol::{AttemptRef, HeldAttempt, HeldPhase, Registered};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use rollcall_protocol::{AttemptRef, Credit, HeldAttempt, HeldPhase, Registered, TaskError, chunk, features};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::{CancelReason, TaskContext};
 
@@ -13,6 +13,13 @@ const MAX_UNACKNOWLEDGED: usize = 64 << 20;
 
 /// Live output and progress that waits for the link at most, in bytes; beyond, pieces are left out.
 const MAX_OUTPUT: usize = 1 << 20;
+
+/// Pieces of files that wait for the link at most.
+const MAX_CHUNKS: usize = 4;
+
+/// Frames after which a waiting piece of a file has its turn, so that endless output does not hold up
+/// a file for ever.
+const FRAMES_BEFORE_CHUNK: u32 = 8;
 
 /// Attempts remembered after their end, so that none is started twice.
 const MAX_FORGOTTEN: usize = 4_096;
@@ -51,6 +58,27 @@ enum Outgoing {
     Result(AttemptRef),
 }
 
+/// A file on its way to the server, over the connection on which it was announced.
+#[derive(Debug)]
+struct Upload {
+    credit: u64,
+    /// The server's last word.
+    word: Option<Result<(), TaskError>>,
+}
+
+/// What an upload can do next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum UploadStep {
+    /// Send so many bytes at most.
+    Send(u64),
+    /// It is stored.
+    Stored,
+    /// It is not.
+    Refused(Box<TaskError>),
+    /// The connection is gone: announce it on the next one.
+    Again,
+}
+
 /// What to do with an `execute`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -75,6 +103,12 @@ pub(crate) struct Ledger {
     forgotten_order: VecDeque<AttemptRef>,
     outbox: VecDeque<Outgoing>,
     output_bytes: usize,
+    uploads: HashMap<u32, Upload>,
+    next_upload: u32,
+    /// Pieces of files, which go out when nothing else does, by and large.
+    chunks: VecDeque<(u32, Vec<u8>)>,
+    frames_since_chunk: u32,
+    takes_artifacts: bool,
     store_id: Option<String>,
 }
 
@@ -85,6 +119,8 @@ impl Ledger {
         // Results are listed in `register` and sent again when asked for; other frames belong to
         // the old connection. Output goes on: the server drops what it does not want.
         self.outbox.retain(|frame| matches!(frame, Outgoing::Output(_)));
+        self.uploads.clear();
+        self.chunks.clear();
         let phase = |held: &Held| match held {
             Held::Running { dropped: true, .. } => None,
             Held::Running { .. } => Some(HeldPhase::Running),
@@ -100,6 +136,7 @@ impl Ledger {
     pub(crate) fn registered(&mut self, answer: &Registered) -> Vec<TaskContext> {
         self.link = Link::Up(answer.connection);
         self.store_id = Some(answer.store_id.clone());
+        self.takes_artifacts = answer.features.iter().any(|name| name == features::ARTIFACTS);
         let mut stop = Vec::new();
         for key in &answer.drop {
             match self.held.get_mut(key) {
@@ -123,6 +160,8 @@ impl Ledger {
     /// The connection is gone.
     pub(crate) fn end_link(&mut self) {
         self.link = Link::Down;
+        self.uploads.clear();
+        self.chunks.clear();
     }
 
     /// Whether `registered` has come.
@@ -198,8 +237,86 @@ impl Ledger {
         }
     }
 
+    /// Whether the server on the other side takes files.
+    pub(crate) fn takes_artifacts(&self) -> bool {
+        self.takes_artifacts
+    }
+
+    /// Whether this attempt runs and is wanted.
+    pub(crate) fn is_wanted(&self, key: &AttemptRef) -> bool {
+        matches!(self.held.get(key), Some(Held::Running { dropped: false, .. }))
+    }
+
+    /// Begins an upload; its announcement, made with its number, goes out.
+    pub(crate) fn announce(&mut self, frame: impl FnOnce(u32) -> Utf8Bytes) -> u32 {
+        let number = self.next_upload;
+        self.next_upload = self.next_upload.wrapping_add(1);
+        self.uploads.insert(number, Upload { credit: 0, word: None });
+        self.outbox.push_back(Outgoing::Frame(frame(number)));
+        number
+    }
+
+    /// What an upload, of which so many bytes are left, can do; `None`: wait.
+    pub(crate) fn upload_step(&self, number: u32, left: u64) -> Option<UploadStep> {
+        match self.uploads.get(&number) {
+            None => Some(UploadStep::Again),
+            Some(Upload { word: Some(Ok(())), .. }) => Some(UploadStep::Stored),
+            Some(Upload { word: Some(Err(error)), .. }) => Some(UploadStep::Refused(Box::new(error.clone()))),
+            Some(Upload { credit, .. }) if self.chunks.len() < MAX_CHUNKS => {
+                Some(left.min(*credit)).filter(|most| *most > 0).map(UploadStep::Send)
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Queues a piece of a file, within what [`Ledger::upload_step`] allowed.
+    pub(crate) fn send_chunk(&mut self, number: u32, bytes: &[u8]) {
+        if let Some(upload) = self.uploads.get_mut(&number) {
+            upload.credit = upload.credit.saturating_sub(bytes.len() as u64);
+            self.chunks.push_back((number, chunk(number, bytes)));
+        }
+    }
+
+    /// The server's word about an upload.
+    pub(crate) fn credit(&mut self, frame: Credit) {
+        let Some(upload) = self.uploads.get_mut(&frame.number) else { return };
+        upload.credit = upload.credit.saturating_add(frame.bytes);
+        if let Some(error) = frame.error {
+            upload.word = Some(Err(error));
+        } else if frame.stored {
+            upload.word = Some(Ok(()));
+        }
+    }
+
+    /// An upload is over for whoever made it. Unless it is stored the server is told that nothing
+    /// more will come, and that this is known here.
+    pub(crate) fn end_upload(&mut self, number: u32) {
+        let Some(upload) = self.uploads.remove(&number) else { return };
+        self.chunks.retain(|(other, _)| *other != number);
+        if upload.word != Some(Ok(())) {
+            self.chunks.push_back((number, chunk(number, &[])));
+        }
+    }
+
     /// The next frame for the link. Nothing before `registered`.
-    pub(crate) fn pop(&mut self) -> Option<Utf8Bytes> {
+    pub(crate) fn pop(&mut self) -> Option<Message> {
+        if !self.is_up() {
+            return None;
+        }
+        self.frames_since_chunk += 1;
+        if self.frames_since_chunk <= FRAMES_BEFORE_CHUNK
+            && let Some(text) = self.pop_text()
+        {
+            return Some(Message::Text(text));
+        }
+        self.frames_since_chunk = 0;
+        match self.chunks.pop_front() {
+            Some((_, chunk)) => Some(Message::Binary(chunk.into())),
+            None => self.pop_text().map(Message::Text),
+        }
+    }
+
+    fn pop_text(&mut self) -> Option<Utf8Bytes> {
         while self.is_up() {
             match self.outbox.pop_front()? {
                 Outgoing::Frame(frame) => return Some(frame),
@@ -307,7 +424,8 @@ mod tests {
     }
 
     fn sent(ledger: &mut Ledger) -> Vec<String> {
-        std::iter::from_fn(|| ledger.pop()).map(|frame| frame.to_string()).collect()
+        let text = |frame: Message| frame.into_text().map_or("(bytes)".to_owned(), |text| text.to_string());
+        std::iter::from_fn(|| ledger.pop()).map(text).collect()
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod artifact;
 mod capability;
 mod dial;
 mod hub;
@@ -28,12 +29,14 @@ mod link;
 mod options;
 mod run;
 mod serve;
+mod shorten;
 mod socket;
 mod task;
 mod text;
 mod token;
 mod worker;
 
+pub use artifact::{ArtifactBody, StoredArtifact};
 pub use capability::{Capability, Handler};
 pub use lifeline::{LIFELINE_FD, lifeline};
 pub use options::{ConnectOptions, ServeOptions};

@@ -175,7 +175,7 @@ where
                 Poll::Ready(ready) => ready?,
             }
             let Some(frame) = self.hub.next_frame() else { return Ok(()) };
-            self.send(Message::Text(frame))?;
+            self.send(frame)?;
         }
         // There may be more: come back after the other direction has had its turn.
         cx.waker().wake_by_ref();
@@ -249,6 +249,7 @@ where
             FromServer::Execute(frame) => self.started |= self.hub.execute(frame),
             FromServer::Cancel(frame) => self.hub.cancel(frame),
             FromServer::ResultAck(frame) => self.hub.acknowledged(frame),
+            FromServer::Credit(frame) => self.hub.credit(frame),
             FromServer::Heartbeat(_) => {}
             // The server alone decides what it sends; one that sends work again has ended the drain.
             FromServer::Drain(frame) => {
@@ -330,7 +331,7 @@ where
         };
         let last = async {
             while let Some(frame) = self.hub.next_frame() {
-                self.ws.feed(Message::Text(frame)).await?;
+                self.ws.feed(frame).await?;
             }
             self.ws.close(Some(CloseFrame { code, reason: "".into() })).await?;
             while self.ws.next().await.is_some_and(|read| read.is_ok()) {}

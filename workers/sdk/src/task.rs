@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifact::{ArtifactBody, StoredArtifact, send_artifact};
 use crate::hub::Hub;
 use crate::text::Utf8Stream;
 
@@ -65,7 +66,7 @@ impl CancelReason {
     }
 }
 
-/// The way to speak of a task while it runs. Cheap to clone; nothing here waits.
+/// The way to speak of a task while it runs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TaskContext(pub(crate) Arc<Attempt>);
 
@@ -73,7 +74,7 @@ pub struct TaskContext(pub(crate) Arc<Attempt>);
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) key: AttemptRef,
-    hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
     stop: CancellationToken,
     reason: OnceLock<CancelReason>,
     streams: Mutex<[Utf8Stream; 2]>,
@@ -95,6 +96,25 @@ impl TaskContext {
     /// under the same conditions as output.
     pub fn progress(&self, fraction: Option<f64>, message: Option<&str>) {
         self.0.hub.progress(&self.0.key, fraction.filter(|part| part.is_finite()), message);
+    }
+
+    /// Sends a file, which becomes part of the task: what it is called (no path: any text without
+    /// control characters, up to 255 bytes; a later one of the same name takes the place of the former),
+    /// what it is, such as `image/png`, and its bytes or an open file. Returns once the server has it
+    /// on disk; waits while there is no server, and begins again on the next connection.
+    ///
+    /// Cancel-safe: a file whose future is dropped is given up.
+    ///
+    /// # Errors
+    /// Why it is not kept: it cannot be read, is too large, or the server cannot take it. The task may
+    /// go on without it, or end with this error.
+    pub async fn artifact(
+        &self,
+        name: &str,
+        media_type: &str,
+        body: impl Into<ArtifactBody>,
+    ) -> Result<StoredArtifact, TaskError> {
+        send_artifact(self, name, media_type, body.into()).await
     }
 
     /// Waits until the task should stop, and says why. Cancel-safe.

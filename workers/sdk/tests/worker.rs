@@ -16,6 +16,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
+#[path = "worker/files.rs"]
+mod files;
+
 /// How long anything may take. Only a failing test waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -191,7 +194,7 @@ async fn register_tells_what_the_builder_was_told() {
     let (_server, register) = Serving::start(builder).await.connect().await;
     let expected = serde_json::json!({
         "type": "register", "name": "ann", "instance": "one", "pool": "p", "kind": "kind", "version": "1.2",
-        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [], "features": ["cancel", "resume", "output"],
+        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [], "features": ["cancel", "resume", "output", "artifacts"],
         "capabilities": [{"name": "a.b", "description": "d", "input_schema": {"type": "object"}, "idempotent": true}],
     });
     assert_eq!(register, expected);

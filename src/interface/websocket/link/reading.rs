@@ -31,11 +31,9 @@ where
             }
             // No life: libraries answer pings while the worker hangs.
             Message::Pong(payload) => self.pong(&payload),
-            Message::Binary(_) => {
+            Message::Binary(frame) => {
                 self.alive().await?;
-                // They will carry artifacts; until one can be announced, none is expected.
-                self.io.meter.protocol_error("unexpected");
-                self.nuisance()
+                self.chunk(frame)
             }
             Message::Close(_) | Message::Frame(_) => Err(self.closed()),
         }
@@ -63,7 +61,11 @@ where
         let report = match frame {
             FromWorker::Accepted(frame) => translate::attempt(&frame.task, frame.epoch)
                 .map(|(task, epoch)| Report::Accepted { task, epoch }),
-            FromWorker::Result(frame) => translate::result(frame),
+            FromWorker::Result(frame) => match translate::result(frame) {
+                Ok(result) => return self.result(result).await,
+                Err(problem) => Err(problem),
+            },
+            FromWorker::Artifact(frame) => return self.announced(frame),
             FromWorker::Rejected(frame) => translate::rejected(frame),
             FromWorker::Heartbeat(frame) => Ok(translate::heartbeat(&frame)),
             FromWorker::Goodbye(frame) => {
