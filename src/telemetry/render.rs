@@ -38,6 +38,8 @@ pub struct ConfigFacts {
     pub file_modified: Option<SystemTime>,
     /// The first 12 hexadecimal digits of the SHA-256 of its canonical form.
     pub hash: Arc<str>,
+    /// Whether the store may lose what was accepted: it is in memory.
+    pub relaxed: bool,
     /// Tries so far, by the words of `rollcall_config_reloads_total`: trigger and outcome.
     pub reloads: BTreeMap<(&'static str, &'static str), u64>,
     /// Applied changes by how long they took: at most each bound of [`c::FAST`] (not cumulative),
@@ -342,7 +344,8 @@ fn write_config(page: &mut Page, config: &ConfigFacts) {
     page.single(&c::CONFIG_SUCCESS_TIME, unix(config.last_success));
     page.single(&c::CONFIG_MODIFIED, unix(config.file_modified));
     page.family(&c::CONFIG_INFO);
-    page.sample(&c::CONFIG_INFO, &[&config.hash, "full"], 1);
+    let durability = if config.relaxed { "relaxed" } else { "full" };
+    page.sample(&c::CONFIG_INFO, &[&config.hash, durability], 1);
     page.family(&c::CONFIG_RELOADS);
     for labels in c::CONFIG_RELOADS.combinations() {
         let [trigger, outcome] = labels[..] else { continue };

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use crate::api::AppState;
 use crate::api::http::body::{Reply, answer};
 use crate::api::http::problem;
+use crate::config::StoreKind;
 use crate::telemetry::{CONTENT_TYPE, Scrape};
 
 /// `GET /metrics`
@@ -18,7 +19,8 @@ pub(crate) async fn page(state: &AppState) -> Reply {
     let lifecycle = manager.lifecycle().as_str();
     let (metrics, desired) = (Arc::clone(state.metrics()), state.desired().clone());
     written(move || {
-        let config = desired.status().facts(desired.file_modified());
+        let relaxed = desired.config().store.kind == Some(StoreKind::Memory);
+        let config = desired.status().facts(desired.file_modified(), relaxed);
         metrics.render(&Scrape { stats: &stats, workers: &snapshot.workers, lifecycle, config: &config })
     })
     .await

@@ -66,7 +66,7 @@ pub struct ReloadStatus {
 
 impl ReloadStatus {
     /// What a scrape shows of it.
-    pub fn facts(&self, file_modified: Option<SystemTime>) -> ConfigFacts {
+    pub fn facts(&self, file_modified: Option<SystemTime>, relaxed: bool) -> ConfigFacts {
         let words = |((trigger, outcome), tries): (&(Trigger, Outcome), &u64)| {
             ((trigger.as_str(), outcome.as_str()), *tries)
         };
@@ -75,6 +75,7 @@ impl ReloadStatus {
             last_success: Some(self.last_success),
             file_modified,
             hash: Arc::clone(&self.hash),
+            relaxed,
             reloads: self.reloads.iter().map(words).collect(),
             apply_counts: self.apply.counts,
             apply_sum: self.apply.sum,

@@ -52,7 +52,14 @@ impl Place {
             let at = format!("{what} {}", folder.display());
             move |error: io::Error| OpenError::System { doing: at, error }
         };
+        let is_new = !folder.exists();
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(refused("make the folder"))?;
+        if is_new {
+            // Its own name must survive a power cut as well as what is in it.
+            let made = folder.canonicalize().map_err(refused("look at"))?;
+            let parent = made.parent().unwrap_or(&made);
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(refused("sync the parent of"))?;
+        }
         let kind = statfs(folder).map_err(|errno| refused("look at")(errno.into()))?.filesystem_type();
         refuse_networks(folder, kind)?;
         let mut lock = private(folder.join(LOCK)).map_err(refused("make a lock in"))?;
