@@ -54,6 +54,8 @@ for_running() {
 
 for_testing() {
     need promtool prometheus
+    # Stories stop the server at its system calls.
+    need strace strace
     if [ ! -x "$1/bin/python3" ] && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         packages+=(python3 python3-venv)
     fi

@@ -2,7 +2,6 @@
 //! that must not be served looks like from outside.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::eventually;
+use crate::support::machine::{Mounted, run, skip, strace};
 use crate::support::program::{Server, rollcall, word};
 
 /// One worker that echoes, once somebody uncordons it.
@@ -171,24 +171,11 @@ async fn a_damaged_store_is_not_served_and_goes_on_after_a_repair() {
     ends(&client(&after), &id_of(&answer)).await;
 }
 
-/// Skips with the reason; `ROLLCALL_NO_SKIP` forbids that.
-fn skip(why: &str) {
-    assert!(std::env::var_os("ROLLCALL_NO_SKIP").is_none(), "this story must not be skipped: {why}");
-    eprintln!("skipped: {why}");
-}
-
-fn works(program: &str, arguments: &[&str]) -> bool {
-    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
 #[tokio::test]
 async fn nothing_is_acknowledged_over_a_sync_that_failed_and_the_server_goes_on() {
-    // Detached, so that the process that is started is the server and not strace.
     let inject = "inject=fsync,fdatasync:error=EIO:when=30+40";
-    let by = ["strace", "-D", "-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", inject];
-    if !works("strace", &[&by[1..], &["true"]].concat()) {
-        return skip("strace cannot trace here");
-    }
+    let by = strace(&["-e", "trace=fsync,fdatasync", "-e", inject], Path::new("/dev/null"));
+    let by: Vec<&str> = by.iter().map(String::as_str).collect();
     let folder = folder();
     let server = Server::start_in(&folder, ECHO, &by);
     let asked = client(&server);
@@ -219,28 +206,14 @@ async fn nothing_is_acknowledged_over_a_sync_that_failed_and_the_server_goes_on(
     assert!(!metrics.contains("rollcall_store_errors_total{op=\"write\",kind=\"io\"} 0\n"));
 }
 
-/// A tmpfs of its own, unmounted at the end.
-struct Mounted(TempDir);
-
-impl Mounted {
-    fn of_size(size: &str) -> Option<Self> {
-        let mounted = Self(tempfile::tempdir().expect("a folder can be made"));
-        let size = format!("size={size}");
-        works("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", word(mounted.0.path())]).then_some(mounted)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        works("umount", &["--lazy", word(self.0.path())]);
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
-    let Some(disk) = Mounted::of_size("96m") else { return skip("no file system can be mounted here") };
+    let disk = match Mounted::in_memory("96m") {
+        Ok(disk) => disk,
+        Err(why) => return skip(&why),
+    };
     let folder = folder();
-    let data = format!("ROLLCALL_SERVER__DATA_DIR={}", disk.0.path().join("data").display());
+    let data = format!("ROLLCALL_SERVER__DATA_DIR={}", disk.path().join("data").display());
     let by = ["env", &data, "ROLLCALL_SERVER__MAX_BODY=8MiB"];
     let server = Server::start_in(&folder, SLOW, &by);
     let asked = client(&server);
@@ -249,7 +222,7 @@ async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
         running.push(id_of(&submit(&asked, None, json!(number)).await.expect("an answer")));
     }
     // Somebody else fills what the ballast leaves.
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     let mut rest = std::fs::File::create(&filler).expect("made");
     let zeros = vec![0_u8; 1 << 16];
     while std::io::Write::write_all(&mut rest, &zeros).is_ok() {}
@@ -269,7 +242,7 @@ async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
     assert_ne!(told["store"], "ok", "{told}");
     std::fs::remove_file(&filler).expect("it is there");
     // The ballast takes twice its size; there is not so much room on this disk while it is that small.
-    works("mount", &["-o", "remount,size=512m", word(disk.0.path())]);
+    run("mount", &["-o", "remount,size=512m", word(disk.path())]).expect("it was mounted here");
     eventually("readiness", async || {
         let ready = asked.send(Request::new(Method::GET, "/readyz")).await.map_err(|it| it.to_string())?;
         if ready.status == 200 { Ok(()) } else { Err(format!("{ready:?}")) }

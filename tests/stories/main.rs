@@ -4,6 +4,7 @@ mod artifacts;
 mod batches;
 mod command_line;
 mod conformance;
+mod crashes;
 mod dead_letters;
 mod durability;
 mod http_api;

@@ -24,10 +24,14 @@ use tokio::sync::watch;
 
 pub(crate) mod asking;
 pub(crate) mod counting;
+pub(crate) mod machine;
+pub(crate) mod noting;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod recorder;
 pub(crate) mod scripted;
+pub(crate) mod trace;
 
 /// How long a story waits for something before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
