@@ -15,7 +15,7 @@ use super::{Fleet, Note};
 
 /// A worker ends an attempt that has used up its time by itself; the server steps in only when it
 /// has not done so by this much later.
-const LIMIT_SLACK: Duration = Duration::from_secs(1);
+pub(super) const LIMIT_SLACK: Duration = Duration::from_secs(1);
 
 /// Workers that may die with a task before it counts as poison.
 const MAX_DEATHS: u32 = 2;
@@ -28,7 +28,7 @@ impl Fleet {
     /// Hands an eligible task (out of its queue already) to a worker.
     pub(super) fn assign(&mut self, ix: TaskIx, worker: WorkerIx) {
         let epoch = self.next_epoch();
-        let until_deadline = self.until_deadline(ix);
+        let limit = self.limit_of(ix, worker);
         let now = self.now;
         let subject = &mut self.registry.workers[worker];
         let (Some(up), Some(registered)) = (subject.up(), subject.registered.as_ref()) else { return };
@@ -45,10 +45,6 @@ impl Fleet {
             | Phase::Cancelling(_)
             | Phase::Between => Duration::ZERO,
         };
-        let mut limit = subject.spec.timeout.min(task.spec.execution_timeout.unwrap_or(Duration::MAX));
-        if let Some(left) = until_deadline {
-            limit = limit.min(left.max(Duration::from_millis(1)));
-        }
         let idempotent = subject.offer(&task.spec.capability).is_some_and(|offer| offer.idempotent);
         subject.holds.insert(ix);
         let number = u32::try_from(task.attempts.len() + 1).unwrap_or(u32::MAX);
@@ -69,11 +65,12 @@ impl Fleet {
         }
         let task = &mut self.tasks[ix];
         let (id, spec) = (task.id, Arc::clone(&task.spec));
-        let timer = Some(self.timers.set(now.mono + limit + LIMIT_SLACK, Timer::Limit(ix)));
+        let timer = Some(self.timers.set(now.mono + limit.span + LIMIT_SLACK, Timer::Limit(ix)));
         let live = Live {
             worker,
             epoch,
             assigned: now.mono,
+            limit,
             started: None,
             timer,
             missing: None,
@@ -83,7 +80,7 @@ impl Fleet {
         self.set_phase(ix, Phase::Assigned(live));
         self.effect(Effect::Gate(id, epoch, Door::Open(conn)));
         let capability = spec.capability.clone();
-        let assignment = Assignment { task: id, epoch, number, spec, limit };
+        let assignment = Assignment { task: id, epoch, number, spec, limit: limit.span };
         self.effect(Effect::Order(conn, Order::Execute(Box::new(assignment))));
         self.publish(ix, TaskState::Assigned, None);
         self.note(Note::Assigned { capability, wait });
@@ -167,8 +164,7 @@ impl Fleet {
                 self.steer(worker);
             }
             Err(reason) => {
-                let name = self.registry.workers[worker].name.clone();
-                self.note(Note::Discarded { task: id, worker: name, reason });
+                self.discarded(worker, id, epoch, reason);
                 let ack = Effect::Order(conn, Order::Ack { task: id, epoch, discarded: Some(reason) });
                 // What it repeats must be durable before the worker may forget it.
                 let ended = self.finished.tasks.get(&id).map(|ended| (ended.record.keep, ended.seq));
@@ -184,8 +180,31 @@ impl Fleet {
         }
     }
 
+    /// A result that came too late is noted, and its attempt marked as superseded while its task goes
+    /// on; a final record does not change any more.
+    pub(super) fn discarded(&mut self, worker: WorkerIx, id: TaskId, epoch: Epoch, reason: Discard) {
+        let subject = &self.registry.workers[worker];
+        let instance = subject.registered.as_ref().map(|registered| registered.instance.clone());
+        let name = subject.name.clone();
+        self.note(Note::Discarded { task: id, worker: name, reason });
+        let Some(ix) = self.by_id.get(&id).copied() else { return };
+        let its = |attempt: &&mut AttemptRecord| {
+            attempt.epoch == epoch
+                && Some(&attempt.instance) == instance.as_ref()
+                && attempt.outcome == Some(AttemptOutcome::WorkerLost)
+        };
+        if reason == Discard::StaleEpoch
+            && let Some(attempt) = self.tasks[ix].attempts.iter_mut().find(its)
+        {
+            attempt.outcome = Some(AttemptOutcome::Superseded);
+            if self.tasks[ix].keep != Keep::Passing {
+                self.write(ix);
+            }
+        }
+    }
+
     /// Whether a result of this attempt may be recorded, and for which task.
-    fn judge(
+    pub(super) fn judge(
         &self,
         worker: WorkerIx,
         id: TaskId,
@@ -236,6 +255,7 @@ impl Fleet {
         let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
         let overdue = self.tasks[ix].phase.live().is_some_and(|live| live.overdue);
         let idempotent = self.tasks[ix].phase.live().is_some_and(|live| live.idempotent);
+        let limit = self.tasks[ix].phase.live().map(|live| live.limit);
         // Stopped because its time was up: that is what is recorded, whatever the worker calls it.
         let status =
             if status == AttemptOutcome::Cancelled && overdue { AttemptOutcome::TimedOut } else { status };
@@ -279,14 +299,20 @@ impl Fleet {
             }
             AttemptOutcome::TimedOut => {
                 self.tasks[ix].charged += 1;
-                self.tasks[ix].error.get_or_insert_with(|| TaskError {
+                let overran = limit.map(|limit| (limit.code(), self.overran(ix, limit)));
+                let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
                     code: "timeout".into(),
-                    message: "it ran longer than its execution_timeout".into(),
+                    message: "it ran longer than it may".into(),
                     retryable: false,
                     fault: Fault::Caller,
                     side_effects: SideEffects::Possible,
                     details: None,
                 });
+                // The worker knows that its time was up, and not which limit that was.
+                if let Some((code, message)) = overran {
+                    error.code = code.into();
+                    error.message = message.into();
+                }
                 self.finish(ix, TaskState::TimedOut, Fault::Caller, false, Some(epoch))
             }
             AttemptOutcome::Cancelled
@@ -550,6 +576,7 @@ impl Fleet {
         live.timer = None;
         let (epoch, worker, started, idempotent) =
             (live.epoch, live.worker, live.started.is_some(), live.idempotent);
+        let limit = live.limit;
         if !cancelling && !live.overdue {
             live.overdue = true;
             live.timer = Some(self.timers.set(at, Timer::Limit(ix)));
@@ -572,9 +599,12 @@ impl Fleet {
             if safe && self.has_attempts_left(ix) {
                 self.try_again(ix, AttemptOutcome::TimedOut);
             } else {
+                let grace = self.settings.cancel_grace;
+                let message =
+                    format!("{}, and the worker did not stop it within {grace:?}", self.overran(ix, limit));
                 self.tasks[ix].error = Some(TaskError {
                     code: "worker_stalled".into(),
-                    message: "its time was up and the worker did not stop it".into(),
+                    message: message.into(),
                     retryable: safe,
                     fault: Fault::Worker,
                     side_effects: SideEffects::Possible,

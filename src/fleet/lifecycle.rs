@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::health::backoff;
 use super::ids::*;
+use super::limits::Limit;
 use super::queue::Ticket;
 use super::show::{Bucket, CountIx};
 use super::slab::{DemandIx, TaskIx, WorkerIx};
@@ -125,6 +126,8 @@ pub(super) struct Live {
     pub(super) worker: WorkerIx,
     pub(super) epoch: Epoch,
     pub(super) assigned: Mono,
+    /// How long it may run.
+    pub(super) limit: Limit,
     pub(super) started: Option<Mono>,
     pub(super) timer: Option<TimerKey>,
     /// Since when no heartbeat has listed it.
@@ -240,12 +243,7 @@ impl Fleet {
         self.set_phase(ix, Phase::Waiting(waiting));
         self.place(ix);
         let Phase::Waiting(_) = self.tasks[ix].phase else { return };
-        let timeout = match (self.tasks[ix].spec.queue_timeout, self.tasks[ix].keep) {
-            (Some(timeout), _) => Some(timeout),
-            (None, Keep::Passing) => Some(self.settings.queue_timeout),
-            (None, Keep::Kept | Keep::ByKey(_)) => None,
-        };
-        if let Some(timeout) = timeout {
+        if let Some(timeout) = self.queue_timeout_of(ix) {
             let key = self.timers.set(self.now.mono + timeout, Timer::QueueTimeout(ix));
             if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
                 waiting.timer = Some(key);
@@ -358,15 +356,13 @@ impl Fleet {
     }
 
     pub(super) fn queue_timeout(&mut self, ix: TaskIx) {
+        let why = self.nobody_took(ix);
+        let timeout = self.queue_timeout_of(ix).unwrap_or_default();
         if let Phase::Waiting(waiting) = &mut self.tasks[ix].phase {
             waiting.timer = None;
             self.leave_wait(ix);
-            self.unsuccessful(
-                ix,
-                TaskState::Expired,
-                "queue_timeout",
-                "waited longer than its queue_timeout for a worker",
-            );
+            let message = format!("waited longer than its queue_timeout of {timeout:?}: {why}");
+            self.unsuccessful(ix, TaskState::Expired, "queue_timeout", &message);
         }
     }
 
@@ -421,20 +417,13 @@ impl Fleet {
     }
 
     fn deadline_passed(&mut self, ix: TaskIx) -> Seq {
+        let deadline = self.deadline_text(ix);
         if self.tasks[ix].started_at.is_some() {
-            self.unsuccessful(
-                ix,
-                TaskState::TimedOut,
-                "deadline",
-                "its deadline passed before an attempt succeeded",
-            )
+            let message = format!("{deadline} passed before an attempt succeeded");
+            self.unsuccessful(ix, TaskState::TimedOut, "deadline", &message)
         } else {
-            self.unsuccessful(
-                ix,
-                TaskState::Expired,
-                "deadline",
-                "its deadline passed before a worker could start it",
-            )
+            let message = format!("{deadline} passed before a worker could start it");
+            self.unsuccessful(ix, TaskState::Expired, "deadline", &message)
         }
     }
 

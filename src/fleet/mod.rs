@@ -19,6 +19,7 @@ mod health;
 mod ids;
 mod intake;
 mod lifecycle;
+mod limits;
 mod links;
 mod placement;
 mod queue;

@@ -2,12 +2,12 @@
 //! for again, or is dropped, by comparing epochs and processes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
+use super::attempts::LIMIT_SLACK;
 use super::ids::*;
 use super::lifecycle::{Live, Phase};
 use super::slab::{TaskIx, WorkerIx};
-use super::task::{AttemptRecord, Keep, TaskState};
+use super::task::{AttemptOutcome, AttemptRecord, Keep, TaskState};
 use super::timers::Timer;
 use super::words::*;
 use super::{Fleet, Note};
@@ -57,6 +57,10 @@ impl Fleet {
                     verdict.drop.push(attempt);
                     if !held.done {
                         self.fence(worker, held.task, held.epoch);
+                    } else if let Err(reason) =
+                        self.judge(worker, held.task, held.epoch, AttemptOutcome::Succeeded)
+                    {
+                        self.discarded(worker, held.task, held.epoch, reason);
                     }
                 }
             }
@@ -162,13 +166,13 @@ impl Fleet {
         }
         task.started_at.get_or_insert(now.wall);
         task.error = None;
-        let limit = self.registry.workers[worker].spec.timeout;
-        let limit = limit.min(self.tasks[ix].spec.execution_timeout.unwrap_or(Duration::MAX));
-        let timer = Some(self.timers.set(now.mono + limit + Duration::from_secs(1), Timer::Limit(ix)));
+        let limit = self.limit_of(ix, worker);
+        let timer = Some(self.timers.set(now.mono + limit.span + LIMIT_SLACK, Timer::Limit(ix)));
         let live = Live {
             worker,
             epoch: held.epoch,
             assigned: now.mono,
+            limit,
             started: Some(now.mono),
             timer,
             missing: None,
