@@ -251,6 +251,17 @@ fn deleted_tasks_give_their_space_back_to_the_disk() {
 }
 
 #[test]
+fn what_the_first_version_wrote_of_workers_can_be_read_for_ever() {
+    let text = r#"{"worker":"ann","instance":"i-1","endpoint":"ws://127.0.0.1:1","launched":true,
+        "capabilities":[{"name":"echo","description":"d","input_schema":"{}","idempotent":true}]}"#;
+    let entry: RosterEntry = codec::decoded(text.as_bytes()).unwrap_or_else(|damage| panic!("{damage}"));
+    assert_eq!((entry.worker.as_str(), entry.capabilities.len()), ("ann", 1));
+    let text = r#"{"cordoned":true,"draining":false}"#;
+    let said: Overlay = codec::decoded(text.as_bytes()).unwrap_or_else(|damage| panic!("{damage}"));
+    assert!(said.cordoned);
+}
+
+#[test]
 fn a_record_of_the_first_version_can_be_read_for_ever() {
     let text = include_str!("record-1.json");
     let record =
