@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::ids::*;
 use super::lifecycle::{Live, Phase, Retry};
+use super::planted::{Planted, planted};
 use super::registry::MAX_STUCK;
 use super::slab::{TaskIx, WorkerIx};
 use super::task::*;
@@ -158,6 +159,7 @@ impl Fleet {
         match self.judge(worker, id, epoch, report.status) {
             Ok(ix) => {
                 let keep = self.tasks[ix].keep;
+                let keep = if planted(Planted::AckBeforeCommit) { Keep::Passing } else { keep };
                 let seq = self.conclude(ix, worker, report);
                 self.show(keep, seq, Effect::Order(conn, Order::Ack { task: id, epoch, discarded: None }));
                 // It may have been the last one that a leaving worker had to finish.
@@ -224,6 +226,7 @@ impl Fleet {
         let task = &self.tasks[ix];
         match task.newest() {
             Some(newest) if newest == epoch => {}
+            Some(_) if planted(Planted::StaleResultRecorded) => return Ok(ix),
             Some(newest) if newest > epoch => return Err(Discard::StaleEpoch),
             Some(_) | None => return Err(Discard::UnknownTask),
         }
@@ -420,7 +423,7 @@ impl Fleet {
 
     /// Repeats a charged attempt that was lost, if that is safe and attempts are left.
     fn after_loss(&mut self, ix: TaskIx, safe: bool, reason: &str) -> Seq {
-        if !safe {
+        if !safe && !planted(Planted::UnsafeRepeated) {
             let message = format!(
                 "{reason}; it may have had effects, and its capability is not known to be idempotent"
             );
@@ -483,7 +486,8 @@ impl Fleet {
 
     fn has_attempts_left(&self, ix: TaskIx) -> bool {
         let task = &self.tasks[ix];
-        task.charged < task.spec.max_attempts.unwrap_or(self.settings.max_attempts).max(1)
+        planted(Planted::AttemptsUnbounded)
+            || task.charged < task.spec.max_attempts.unwrap_or(self.settings.max_attempts).max(1)
     }
 
     /// Asks a task to stop.
@@ -500,6 +504,12 @@ impl Fleet {
         };
         let keep = self.tasks[ix].keep;
         self.tasks[ix].cancel_asked.get_or_insert(self.now.mono);
+        if planted(Planted::SlotFreeAtCancel)
+            && let Some(worker) = self.tasks[ix].phase.live().map(|live| live.worker)
+        {
+            self.close_attempt(ix, AttemptOutcome::Cancelled, None);
+            self.refresh(worker);
+        }
         match &mut self.tasks[ix].phase {
             Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => {
                 if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::ids::*;
 use super::lifecycle::{DeadlineAt, Ended, Phase, Task};
+use super::planted::{Planted, planted};
 use super::slab::{DemandIx, TaskIx};
 use super::task::*;
 use super::words::*;
@@ -47,7 +48,8 @@ impl Fleet {
         if self.quiescing {
             return Err(Refusal::Draining);
         }
-        if self.store_failed && submission.keep != Keep::Passing {
+        let refuses = self.store_failed && !planted(Planted::StoreFailureIgnored);
+        if refuses && submission.keep != Keep::Passing {
             return Err(Refusal::StoreUnavailable);
         }
         if let Keep::ByKey(hash) = submission.keep
@@ -131,20 +133,21 @@ impl Fleet {
                 self.count_accepted(ix);
                 self.become_eligible(ix);
             }
-            Keep::Kept => {
-                self.count_accepted(ix);
-                let record = self.write(ix);
-                let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
-                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
-                self.become_eligible(ix);
-            }
-            Keep::ByKey(hash) => {
+            Keep::ByKey(hash) if !planted(Planted::KeyedBeforeCommit) => {
                 self.remember_key(hash, ix);
                 self.set_phase(ix, Phase::Held);
                 let record = self.write(ix);
                 let own = self.tasks[ix].seq;
                 let seq = self.repeats(retry_of.as_deref()).unwrap_or(own);
                 self.enters_after(seq, own, ix, request, record);
+            }
+            Keep::Kept | Keep::ByKey(_) => {
+                self.count_accepted(ix);
+                let record = self.write(ix);
+                let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
+                let seq = if planted(Planted::AcceptedBeforeCommit) { Seq(0) } else { seq };
+                self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+                self.become_eligible(ix);
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::health::{backoff, punctuality};
 use super::ids::*;
+use super::planted::{Planted, planted};
 use super::registry::{Link, Up};
 use super::slab::{TaskIx, WorkerIx};
 use super::time::Mono;
@@ -297,7 +298,14 @@ impl Fleet {
         if !why.is_planned() {
             subject.last_error = Some(why.as_str().into());
         }
-        let lease_end = (subject.last_alive + up.settings.lease).max(now);
+        let mut lease_end = (subject.last_alive + up.settings.lease).max(now);
+        if planted(Planted::LeaseEndsWithSocket) {
+            lease_end = now;
+        }
+        if planted(Planted::LeaseByWallClock) {
+            let silent = subject.last_seen.map_or(Duration::ZERO, |seen| self.now.wall.since(seen));
+            lease_end = now + up.settings.lease.saturating_sub(silent);
+        }
         if !subject.holds.is_empty() {
             self.timers.clear(&mut subject.timers.lease);
             subject.timers.lease =

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::FairnessKey;
+use super::planted::{Planted, planted};
 use super::slab::TaskIx;
 
 /// How many priorities there are; 1 goes first.
@@ -97,6 +98,9 @@ impl TaskQueue {
             lane.order.pop_front();
         } else if turn.left == 0 {
             lane.order.rotate_left(1);
+            if planted(Planted::FairnessKeyForgotten) {
+                lane.order.pop_back();
+            }
         }
         Some((task, gone))
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::attempts::LIMIT_SLACK;
 use super::ids::*;
 use super::lifecycle::{Live, Phase};
+use super::planted::{Planted, planted};
 use super::slab::{TaskIx, WorkerIx};
 use super::task::{AttemptOutcome, AttemptRecord, Keep, TaskState};
 use super::timers::Timer;
@@ -89,7 +90,8 @@ impl Fleet {
             (None, None) => return false,
         };
         let recorded = attempts.iter().any(|attempt| attempt.epoch == epoch && attempt.has_reported());
-        recorded && keep != Keep::Passing && !self.gates.is_durable(seq)
+        let durable = self.gates.is_durable(seq) || planted(Planted::ResultDroppedBeforeCommit);
+        recorded && keep != Keep::Passing && !durable
     }
 
     /// Makes a reported attempt the worker's own, if it is the newest of a live task.
@@ -101,7 +103,7 @@ impl Fleet {
         let untraced = matches!(self.tasks[ix].phase, Phase::Recovering(_))
             && held.epoch.term() < self.term
             && newest.is_none_or(|newest| newest < held.epoch);
-        if newest != Some(held.epoch) && !untraced {
+        if newest != Some(held.epoch) && !untraced && !planted(Planted::StaleAttemptResumed) {
             return None;
         }
         // Its result has been taken: what the worker still holds is a copy.
@@ -114,7 +116,9 @@ impl Fleet {
         let idempotent = offer.is_some_and(|offer| offer.idempotent);
         let instance = subject.registered.as_ref().map(|registered| registered.instance.clone())?;
         // Only the process that was given it can have it; by whatever name or address it comes.
-        if !untraced && self.tasks[ix].attempts.last().is_none_or(|attempt| attempt.instance != instance) {
+        let any = planted(Planted::StaleAttemptResumed);
+        let its = |attempt: &AttemptRecord| attempt.instance == instance || any;
+        if !untraced && !self.tasks[ix].attempts.last().is_some_and(its) {
             return None;
         }
         if let Some(live) = self.tasks[ix].phase.live_mut() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::ids::*;
 use super::lifecycle::{DeadlineAt, Phase, Recovering, Task};
+use super::planted::{Planted, planted};
 use super::registry::Worker;
 use super::slab::{TaskIx, WorkerIx};
 use super::task::*;
@@ -37,7 +38,7 @@ impl Fleet {
             match record {
                 Record::Task(task) => {
                     let newer = tasks.get(&task.id).is_none_or(|known| known.version < task.version);
-                    if newer {
+                    if newer != (planted(Planted::OlderVersionRecovered) && tasks.contains_key(&task.id)) {
                         tasks.insert(task.id, task);
                     }
                 }
@@ -88,7 +89,7 @@ impl Fleet {
             waited: record.waited,
             attempts: record.attempts.clone(),
             charged: record.charged,
-            deaths: record.deaths,
+            deaths: if planted(Planted::DeathsForgotten) { 0 } else { record.deaths },
             returns: 0,
             retry: None,
             cancel_asked: None,
@@ -110,7 +111,7 @@ impl Fleet {
         let dead = |hint: &Hint| {
             roster.get(&hint.worker).is_some_and(|entry| entry.launched || entry.instance != hint.instance)
         };
-        let hint = record.hint.clone().filter(|hint| !dead(hint));
+        let hint = record.hint.clone().filter(|hint| !dead(hint) && !planted(Planted::HintLost));
         if record.hint.is_some() && hint.is_none() {
             self.close_attempt(ix, AttemptOutcome::Superseded, Some("server_restarted"));
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::balancer::{Labels, matches};
 use super::health::Failures;
 use super::ids::*;
+use super::planted::{Planted, planted};
 use super::slab::{DemandIx, Slab, TaskIx, WorkerIx};
 use super::time::{Mono, Wall};
 use super::timers::TimerKey;
@@ -256,7 +257,7 @@ impl Worker {
 
     /// Whether it can take one more task, given that its process is on the roster.
     pub(super) fn can_take(&self) -> bool {
-        self.roster.is_none()
+        (self.roster.is_none() || planted(Planted::RosterNotAwaited))
             && self.used().saturating_add(self.unavailable()) < self.slots
             && self.state() == WorkerState::Ready
     }

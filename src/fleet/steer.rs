@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::ids::{RequestId, WorkerName};
+use super::planted::{Planted, planted};
 use super::registry::{Link, Worker};
 use super::slab::{TaskIx, WorkerIx};
 use super::task::Keep;
@@ -192,6 +193,9 @@ impl Fleet {
         self.relist(worker);
         self.tell_to_drain(worker, why.as_str());
         self.arm_grace(worker);
+        if planted(Planted::RemovalKillsWork) {
+            self.take_back(worker, why.as_str());
+        }
         self.steer(worker);
     }
 

@@ -7,12 +7,24 @@ use std::time::Duration;
 
 use rollcall::fleet::*;
 
+use super::dice::Dice;
 use super::world::{Happening, World};
+
+/// What [`World::count`] counts here.
+pub(crate) const FAILED: &str = "the journal takes no writes for a while";
+/// See [`FAILED`].
+pub(crate) const UNCLEAR: &str = "a commit fails and is on disk all the same, in part";
+/// See [`FAILED`].
+pub(crate) const TAKEN: &str = "the journal says that a key is taken";
+/// See [`FAILED`].
+pub(crate) const LOST: &str = "a crash loses what was not committed";
 
 /// What is on disk, and what is on its way there.
 #[derive(Default)]
 pub(crate) struct Disk {
     pub(crate) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
+    /// The version before the newest one: a journal may have both.
+    older: BTreeMap<TaskId, Arc<TaskRecord>>,
     /// The index by key: whose it is, and the body that it came with.
     keys: BTreeMap<u128, (TaskId, u128)>,
     roster: BTreeMap<WorkerName, RosterEntry>,
@@ -23,6 +35,8 @@ pub(crate) struct Disk {
     pub(crate) failed: bool,
     /// Commits take long until then.
     pub(crate) slow_until: u64,
+    /// A planted bug: it tells that it has what it has only begun to write.
+    pub(crate) confirms_early: bool,
 }
 
 impl Disk {
@@ -43,7 +57,11 @@ impl Disk {
                         return Some(KeyTaken { seq, task: holder, body });
                     }
                 }
-                self.tasks.insert(task.id, task);
+                if let Some(before) = self.tasks.insert(task.id, Arc::clone(&task))
+                    && before.version < task.version
+                {
+                    self.older.insert(task.id, before);
+                }
             }
             Record::Roster(entry) => {
                 self.roster.insert(entry.worker.clone(), entry);
@@ -78,11 +96,23 @@ impl Disk {
         self.committing = false;
     }
 
-    /// What an opening of the store finds: everything that is not final, rosters and overlays.
-    pub(crate) fn open(&self) -> Vec<Record> {
-        let tasks = self.tasks.values().filter(|task| !task.state.is_final());
+    /// What an opening of the store finds: everything that is not final, rosters and overlays. Of
+    /// some tasks it finds an older version, too, before the newest one or behind it.
+    pub(crate) fn open(&self, dice: &mut Dice) -> Vec<Record> {
+        let mut tasks = Vec::new();
+        for task in self.tasks.values() {
+            let older = self.older.get(&task.id).filter(|_| dice.chance(200));
+            if task.state.is_final() && older.is_none() {
+                continue;
+            }
+            let behind = dice.chance(500);
+            tasks.extend(older.filter(|_| !behind).cloned());
+            tasks.push(Arc::clone(task));
+            tasks.extend(older.filter(|_| behind).cloned());
+        }
         tasks
-            .map(|task| Record::Task(Arc::clone(task)))
+            .into_iter()
+            .map(Record::Task)
             .chain(self.roster.values().cloned().map(Record::Roster))
             .chain(
                 self.overlays
@@ -124,6 +154,11 @@ impl World {
             if self.disk.slow_until > self.time { Duration::from_secs(8) } else { self.plan.commit };
         let wait = self.dice.span(Duration::from_micros(100), longest);
         self.soon(Happening::Commit(self.server.life), wait);
+        if self.disk.confirms_early
+            && let Some((up_to, _)) = self.disk.waiting.back()
+        {
+            self.hear_in_order(Event::Durable { up_to: *up_to, taken: Vec::new() }, Duration::ZERO);
+        }
     }
 
     /// A batch is durable; mostly all that waits, sometimes only a part of it.
@@ -145,7 +180,12 @@ impl World {
             }
         }
         if let Some(up_to) = last {
-            let wait = self.dice.span(Duration::from_micros(1), Duration::from_millis(5));
+            if !taken.is_empty() {
+                self.count(TAKEN);
+            }
+            // Mostly told at once; now and then long after it is on disk.
+            let longest = Duration::from_millis(if self.dice.chance(30) { 2_000 } else { 5 });
+            let wait = self.dice.span(Duration::from_micros(1), longest);
             // Batches are told in their order: each is told before the next one can be complete.
             self.hear_in_order(Event::Durable { up_to, taken }, wait);
         }
@@ -156,6 +196,16 @@ impl World {
     pub(crate) fn store_fails(&mut self) {
         if self.disk.failed || self.server.fleet.is_none() {
             return;
+        }
+        self.count(FAILED);
+        if self.disk.committing && self.dice.chance(500) {
+            // What is not confirmed may be there all the same, and is written once more later.
+            let reached = self.dice.below(self.disk.backlog() + 1);
+            let there: Vec<_> = self.disk.waiting.iter().take(reached).cloned().collect();
+            for (seq, record) in there {
+                self.count(UNCLEAR);
+                self.disk.keep(seq, record);
+            }
         }
         self.disk.failed = true;
         self.tell(Event::StoreFailed(true));

@@ -8,6 +8,9 @@ use super::links::Frame;
 use super::plan::Fault as Kind;
 use super::world::{Happening, World, nanos};
 
+/// What [`World::count`] counts here.
+pub(crate) const WALL_JUMPED: &str = "the wall clock jumps";
+
 impl World {
     /// The next fault.
     pub(crate) fn fault(&mut self) {
@@ -57,8 +60,17 @@ impl World {
             Kind::WallJump => {
                 let hour = i64::try_from(self.dice.between(0, 3_600_000)).unwrap_or(0);
                 self.wall_offset += if self.dice.chance(500) { hour } else { -hour };
+                self.count(WALL_JUMPED);
             }
-            Kind::Stall => self.server_stalls(),
+            Kind::Stall => {
+                // A machine that was suspended finds its connections broken.
+                let suspended = link.filter(|_| self.dice.chance(500));
+                self.server_stalls(suspended.is_some());
+                if let Some(conn) = suspended {
+                    self.cut(conn);
+                }
+            }
+            Kind::ServerCrash if self.dice.chance(500) => self.server.dies_within = true,
             Kind::ServerCrash => self.server_crashes(),
             Kind::ServerRestart => self.server_stops(),
             Kind::StoreFails => self.store_fails(),
@@ -141,6 +153,7 @@ impl World {
     /// The end of all faults: everything that can work does from now on.
     pub(crate) fn heal(&mut self) {
         self.calm = true;
+        self.server.dies_within = false;
         self.unreachable.clear();
         self.disk.slow_until = 0;
         self.store_mends(self.server.life);

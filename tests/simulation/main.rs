@@ -14,8 +14,11 @@ mod histories;
 mod links;
 mod observer;
 mod plan;
+#[cfg(debug_assertions)]
+mod planted;
 mod processes;
 mod promises;
+mod reconnects;
 mod recorder;
 mod reloads;
 mod runs;

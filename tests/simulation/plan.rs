@@ -139,6 +139,8 @@ pub(crate) struct Plan {
     pub(crate) fault_every: Option<Duration>,
     /// Which faults this seed knows.
     pub(crate) faults: Vec<Fault>,
+    /// How many attempts of a thousand fail and may be tried again, whatever else the dice say.
+    pub(crate) failing: u32,
 }
 
 impl Plan {
@@ -175,7 +177,18 @@ impl Plan {
             commit: dice.span(Duration::from_micros(200), Duration::from_secs(1)),
             fault_every: (!dice.chance(120)).then(|| dice.span(interval / 4, interval * 20)),
             faults,
+            failing: 0,
         }
+    }
+
+    /// Most attempts fail, and quickly, so that the retries would be a storm without their budget.
+    pub(crate) fn make_it_a_storm(&mut self) {
+        self.failing = 900;
+        self.longest_task = Duration::from_millis(100);
+        self.load_every = Duration::from_millis(8);
+        self.latency = Duration::from_millis(1);
+        self.topology.settings.max_attempts = 4;
+        self.topology.settings.max_depth = 100_000;
     }
 }
 

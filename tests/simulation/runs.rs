@@ -1,12 +1,15 @@
 //! Which seeds run, how far, and what a failure leaves behind.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rollcall::fleet::replay::{Line, replay};
 use rollcall::fleet::{Effect, Fleet};
 
 use super::world::World;
+use super::{disk, faults, reconnects, server};
 
 /// Seeds of a normal test run, and the events that the core handles in each. More than a million
 /// in all, and no run is so long that its failure takes long to replay.
@@ -18,20 +21,23 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
 }
 
+/// Runs a world to its end; what is wrong with it, if something is.
+pub(crate) fn outcome(world: &mut World, steps: u64) -> Result<(), String> {
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run(steps)));
+    ended.map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+    })
+}
+
 /// Runs one seed; on a failure says how to see it again and leaves its recording.
-fn run(seed: u64, steps: u64) -> Result<u64, String> {
+fn run(seed: u64, steps: u64) -> Result<World, String> {
     let mut world = World::new(seed);
     if std::env::var_os("ROLLCALL_SIM_SEED").is_some() {
         let words = std::env::var("ROLLCALL_SIM_TRACE").unwrap_or_default();
         world.trace = words.split_whitespace().map(str::to_owned).collect();
     }
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run(steps)));
-    let Err(panic) = ended else { return Ok(world.steps) };
-    let problem = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without words");
+    let Err(problem) = outcome(&mut world, steps) else { return Ok(world) };
     let file = match world.recorder.write(seed) {
         Ok(Some(path)) => format!("the core's inputs: {}", path.display()),
         Ok(None) => "the core had not begun".to_owned(),
@@ -61,31 +67,64 @@ fn say_nothing_of_worlds() {
     });
 }
 
-/// Every seed on as many threads as there are cores: each world is its own.
-fn run_all(seeds: &[u64], steps: u64) -> (u64, Vec<String>) {
-    let (next, total) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failures = std::sync::Mutex::new(Vec::new());
+/// Does something with each of these on as many threads as there are cores: each world is its own.
+pub(crate) fn on_all_cores<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     say_nothing_of_worlds();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             let world = std::thread::Builder::new().name(WORLD.to_owned());
             let work = || {
-                loop {
-                    let index = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(usize::MAX);
-                    let Some(seed) = seeds.get(index) else { return };
-                    match run(*seed, steps) {
-                        Ok(steps) => {
-                            total.fetch_add(steps, Ordering::Relaxed);
-                        }
-                        Err(failure) => failures.lock().expect("no thread panics here").push(failure),
-                    }
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(item);
                 }
             };
             world.spawn_scoped(scope, work).expect("a thread can be made");
         }
     });
-    (total.into_inner(), failures.into_inner().expect("no thread panics here"))
+}
+
+/// What many runs did together.
+#[derive(Default)]
+struct Total {
+    steps: u64,
+    met: BTreeMap<&'static str, u64>,
+    failures: Vec<String>,
+}
+
+fn run_all(seeds: &[u64], steps: u64) -> Total {
+    let total = Mutex::new(Total::default());
+    on_all_cores(seeds, |seed| {
+        let ended = run(*seed, steps);
+        let mut total = total.lock().expect("no thread panics here");
+        match ended {
+            Ok(world) => {
+                total.steps += world.steps;
+                for (what, times) in world.met {
+                    *total.met.entry(what).or_default() += times;
+                }
+            }
+            Err(failure) => total.failures.push(failure),
+        }
+    });
+    total.into_inner().expect("no thread panics here")
+}
+
+/// What a normal test run must have met, or it proves nothing about it.
+fn must_happen() -> impl Iterator<Item = &'static str> {
+    let faults = [
+        server::CRASHED,
+        server::CRASHED_WITHIN,
+        server::PAUSED,
+        server::RETRY_HELD,
+        faults::WALL_JUMPED,
+        disk::FAILED,
+        disk::UNCLEAR,
+        disk::TAKEN,
+        disk::LOST,
+    ];
+    reconnects::LINES.into_iter().chain(faults)
 }
 
 #[test]
@@ -95,7 +134,7 @@ fn every_promise_holds_in_every_simulated_run() {
         Some(seed) => vec![seed],
         None => (1..=number("ROLLCALL_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
     };
-    let (total, failures) = run_all(&seeds, steps);
+    let Total { steps: total, met, failures } = run_all(&seeds, steps);
     assert!(
         failures.is_empty(),
         "{} of {} seeds failed ({total} steps in the others):\n\n{}",
@@ -104,6 +143,11 @@ fn every_promise_holds_in_every_simulated_run() {
         failures.join("\n\n")
     );
     assert!(total >= seeds.len() as u64 * steps, "{total} steps are fewer than were asked for");
+    for what in must_happen() {
+        let times = met.get(what).copied().unwrap_or(0);
+        eprintln!("{times:>7} times: {what}");
+        assert!(times > 0 || seeds.len() < SEEDS as usize, "in {total} steps it never happened that {what}");
+    }
 }
 
 /// The same seed makes the same world: the same inputs reach the core at the same times.

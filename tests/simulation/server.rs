@@ -13,6 +13,15 @@ use super::world::{Happening, World, nanos};
 /// Wakes at one instant after which the core counts as turning in circles.
 const WAKES_AT_ONCE: u32 = 200;
 
+/// What [`World::count`] counts here.
+pub(crate) const CRASHED: &str = "the server dies";
+/// See [`CRASHED`].
+pub(crate) const CRASHED_WITHIN: &str = "the server dies between two effects of a step";
+/// See [`CRASHED`].
+pub(crate) const RETRY_HELD: &str = "a retry waits for its budget";
+/// See [`CRASHED`].
+pub(crate) const PAUSED: &str = "the server's loop is away for longer than two seconds";
+
 /// The server's process.
 pub(crate) struct Server {
     pub(crate) fleet: Option<Fleet>,
@@ -32,6 +41,8 @@ pub(crate) struct Server {
     /// When the newest `Durable` will have been told.
     durable_told: u64,
     pub(crate) stopping: bool,
+    /// It dies in the next step that has more than one effect, between two of them.
+    pub(crate) dies_within: bool,
     /// Faults ended while it was down.
     pub(crate) heal_on_boot: bool,
     /// Dials under way, with their numbers.
@@ -54,6 +65,7 @@ impl Server {
             woken: (0, 0),
             durable_told: 0,
             stopping: false,
+            dies_within: false,
             heal_on_boot: false,
             dialling: BTreeMap::new(),
             next_dial: 1,
@@ -87,11 +99,12 @@ impl World {
         self.server.life += 1;
         self.server.born = self.time;
         self.server.stopping = false;
+        self.server.dies_within = false;
         self.server.away_until = 0;
         self.server.timer_at = None;
         self.server.woken = (u64::MAX, 0);
         let now = self.server.now(self.time, self.wall_offset);
-        let records = self.disk.open();
+        let records = self.disk.open(&mut self.dice);
         let first = self.server.life == 1;
         let start = Start {
             term: Term(self.server.life),
@@ -142,9 +155,13 @@ impl World {
             return;
         }
         let reached = self.dice.below(self.disk.backlog() + 1);
+        if self.disk.backlog() > reached {
+            self.count(super::disk::LOST);
+        }
         self.disk.crash(reached);
         self.disk.failed = false;
         self.server_dies();
+        self.count(CRASHED);
         let wait = self.dice.span(Duration::from_millis(50), Duration::from_secs(60));
         self.soon(Happening::Boot, wait);
     }
@@ -184,9 +201,13 @@ impl World {
     }
 
     /// The loop is away for a while; what arrives meanwhile waits for it.
-    pub(crate) fn server_stalls(&mut self) {
-        let wait = self.dice.span(Duration::from_millis(100), self.topology.settings.lease * 2);
+    pub(crate) fn server_stalls(&mut self, long: bool) {
+        let lease = self.topology.settings.lease;
+        let wait = self.dice.span(if long { lease } else { Duration::from_millis(100) }, lease * 2);
         self.server.away_until = self.time + nanos(wait);
+        if wait > Duration::from_secs(2) {
+            self.count(PAUSED);
+        }
         self.at(self.server.away_until, Happening::Resume(self.server.life));
     }
 
@@ -256,6 +277,8 @@ impl World {
             return;
         }
         let now = self.server.now(self.time, self.wall_offset);
+        let reported = self.before_reconnect(&event);
+        let process_gone = matches!(event, Event::ProcessGone(_));
         let mut effects = std::mem::take(&mut self.server.effects);
         self.recorder.told(now, &event);
         must(self.observer.told(now, &event));
@@ -265,13 +288,27 @@ impl World {
         fleet.handle(now, event, &mut effects);
         let next = fleet.next_wake();
         self.steps += 1;
+        if let Some(reported) = reported {
+            must(self.after_reconnect(&reported, &effects));
+        } else if process_gone {
+            self.after_process_gone(&effects);
+        }
+        let dies = self.server.dies_within && effects.len() > 1;
+        if dies {
+            // The rest of the step is never done, so nobody ever sees it.
+            let done = self.dice.below(effects.len());
+            effects.truncate(done);
+        }
         for effect in &effects {
+            if let Effect::Note(Note::RetryHeld { .. }) = effect {
+                self.count(RETRY_HELD);
+            }
             self.tell_of(now, "  <-", effect);
             must(self.observer.saw(now, effect));
             must(self.promises.saw(effect));
         }
         self.observer.step_over(next);
-        if self.steps.is_multiple_of(if self.steps < 512 { 1 } else { 97 }) {
+        if !dies && self.steps.is_multiple_of(if self.steps < 512 { 1 } else { 97 }) {
             self.check_whole();
         }
         if let Some(next) = next {
@@ -286,6 +323,10 @@ impl World {
             self.carry_out(effect);
         }
         self.server.effects = effects;
+        if dies {
+            self.count(CRASHED_WITHIN);
+            self.server_crashes();
+        }
     }
 
     /// Prints what the core hears and says, where that has one of the words that are looked for.

@@ -241,7 +241,9 @@ impl World {
         let late = self.dice.chance(100);
         let Some(held) = self.sites[process.site].held.get(&key) else { return };
         let over = held.limit < self.plan.longest_task && late;
+        let storm = self.plan.failing > 0 && self.dice.chance(self.plan.failing);
         let status = match self.dice.below(100) {
+            _ if storm => AttemptOutcome::Failed,
             _ if over => AttemptOutcome::TimedOut,
             0..=79 => AttemptOutcome::Succeeded,
             80..=96 => AttemptOutcome::Failed,
@@ -292,7 +294,7 @@ impl World {
     }
 
     fn done(&mut self, process: Process, key: Key, status: AttemptOutcome) {
-        let retryable = self.dice.chance(500);
+        let retryable = self.dice.chance(500) || self.plan.failing > 0;
         let fault = *self.dice.pick(&[Fault::Caller, Fault::Worker]);
         let Some(held) = self.sites[process.site].held.get_mut(&key) else { return };
         if held.done.is_some() {

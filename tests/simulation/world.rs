@@ -19,6 +19,9 @@ use super::recorder::Recorder;
 use super::server::Server;
 use super::workers::Site;
 
+/// Every so many seeds one in which most attempts fail.
+const STORMS: u64 = 17;
+
 /// One attempt, as both sides name it.
 pub(crate) type Key = (TaskId, Epoch);
 
@@ -142,13 +145,18 @@ pub(crate) struct World {
     pub(crate) trace: Vec<String>,
     /// Whether faults and load are over.
     pub(crate) calm: bool,
+    /// What has happened how often, of what must happen for a run to prove anything.
+    pub(crate) met: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     /// A world from a seed.
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::of(&mut dice);
+        let mut plan = Plan::of(&mut dice);
+        if seed.is_multiple_of(STORMS) {
+            plan.make_it_a_storm();
+        }
         let sites = plan.sites.iter().map(|site| Site::new(site.clone())).collect();
         let mut world = Self {
             topology: Arc::new(plan.topology.clone()),
@@ -172,6 +180,7 @@ impl World {
             steps: 0,
             trace: Vec::new(),
             calm: false,
+            met: BTreeMap::new(),
         };
         world.soon(Happening::Boot, Duration::ZERO);
         world.soon(Happening::Load, Duration::from_millis(1));
@@ -258,6 +267,11 @@ impl World {
             Happening::Stop(life) => self.stop(life),
             Happening::Boot => self.boot(),
         }
+    }
+
+    /// Something happened that must happen now and then.
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.met.entry(what).or_default() += 1;
     }
 
     /// How old the world is.

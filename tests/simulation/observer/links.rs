@@ -56,6 +56,8 @@ struct Holder {
 pub(super) struct Given {
     pub(super) worker: WorkerName,
     pub(super) instance: Instance,
+    /// It said that this may be repeated without harm.
+    pub(super) idempotent: bool,
 }
 
 impl Links {
@@ -264,6 +266,12 @@ impl Links {
         self.links.get(&conn).map(|link| &link.registration.instance)
     }
 
+    /// The same while it is heard.
+    pub(super) fn speaker(&self, conn: ConnId) -> Option<&Instance> {
+        let heard = self.links.get(&conn).filter(|link| link.welcomed && !link.closing && !link.down);
+        heard.map(|link| &link.registration.instance)
+    }
+
     /// Whether a registering worker said that this attempt has ended.
     pub(super) fn reported_done(&self, conn: ConnId, key: &Key) -> bool {
         let same = |held: &&HeldAttempt| (held.task, held.epoch) == *key;
@@ -328,7 +336,8 @@ impl Links {
             return Err(format!("I8: {name} got work after {silent:?} of silence"));
         }
         let asked = &assignment.spec.capability;
-        let offered = link.registration.capabilities.iter().any(|offer| offer.name.covers(asked));
+        let offer = link.registration.capabilities.iter().find(|offer| offer.name.covers(asked));
+        let (offered, idempotent) = (offer.is_some(), offer.is_some_and(|offer| offer.idempotent));
         let allowed = spec
             .capabilities
             .as_ref()
@@ -355,7 +364,7 @@ impl Links {
         if holder.held.len() > slots as usize {
             return Err(format!("I7: {name} has {slots} slots and holds {:?}", holder.held.keys()));
         }
-        Ok(Given { worker: name, instance })
+        Ok(Given { worker: name, instance, idempotent })
     }
 
     /// Why a process no longer has an attempt, if there is a reason.

@@ -4,8 +4,9 @@
 //! I1 no accepted task vanishes, each request is answered once; I2 one final record, immutable;
 //! I3 epochs rise; I4 no second lease without a reason to give up the first; I5 one task per key;
 //! I6 attempts and deaths are bounded; I7 honest slots; I8 only to a worker that may have it;
-//! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there. G10 is the
-//! retry budget.
+//! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there; I11 what began
+//! and was lost is repeated only where that is safe; I12 nothing that must be kept is taken in while
+//! the journal takes no writes. G10 is the retry budget.
 
 mod links;
 mod retries;
@@ -57,6 +58,8 @@ pub(crate) struct Observer {
     away: Duration,
     late: Duration,
     quiescing: bool,
+    /// The journal takes no writes.
+    store_failed: bool,
     /// Workers that may hold more than they were given: they lie, or do not stop when told to.
     dishonest: BTreeSet<WorkerName>,
 }
@@ -67,6 +70,8 @@ struct Asked {
     task: Option<TaskId>,
     /// A passing task's caller hears its end instead.
     may_stay_silent: bool,
+    /// It came while the journal took no writes, and asks for one.
+    must_fail: bool,
 }
 
 impl Observer {
@@ -77,9 +82,11 @@ impl Observer {
         self.late = Duration::ZERO;
         self.next_wake = None;
         self.quiescing = false;
+        self.store_failed = false;
         self.retries.forget();
         self.topology = Arc::default();
-        let records: Vec<&Record> = start.recovered.iter().flat_map(|found| &found.records).collect();
+        let records = start.recovered.iter().flat_map(|found| &found.records);
+        let records: Vec<&Record> = records.filter(|record| self.tasks.is_newest_record(record)).collect();
         self.durable_overlays.clear();
         for record in &records {
             if let Record::Roster(_) | Record::Overlay(..) = record {
@@ -139,6 +146,9 @@ impl Observer {
             Event::Submit(submission) => {
                 let passing = submission.keep == Keep::Passing;
                 self.ask(submission.request, Some(submission.id), passing);
+                if let Some(asked) = self.requests.get_mut(&submission.request) {
+                    asked.must_fail = self.store_failed && !passing;
+                }
                 self.tasks.submitted(submission);
             }
             Event::Promote(task, request) => {
@@ -162,6 +172,9 @@ impl Observer {
             }
             Event::LinkUp(conn, registration) => self.links.up(moment, *conn, registration)?,
             Event::Report(conn, report) => {
+                if let (Report::Accepted { task, epoch }, Some(who)) = (report, self.links.speaker(*conn)) {
+                    self.tasks.began(*task, *epoch, who);
+                }
                 let interval = self.topology.settings.heartbeat_interval;
                 self.links.reported(moment, *conn, report, interval);
             }
@@ -184,13 +197,14 @@ impl Observer {
                     self.links.farewell();
                 }
             }
-            Event::StoreFailed(_) | Event::DialFailed(..) | Event::Wake => {}
+            Event::StoreFailed(failed) => self.store_failed = *failed,
+            Event::DialFailed(..) | Event::Wake => {}
         }
         Ok(())
     }
 
     fn ask(&mut self, request: RequestId, task: Option<TaskId>, may_stay_silent: bool) {
-        self.requests.insert(request, Asked { task, may_stay_silent });
+        self.requests.insert(request, Asked { task, may_stay_silent, must_fail: false });
     }
 
     /// What people said about a worker goes on under its new name.
@@ -267,6 +281,9 @@ impl Observer {
         let Some(asked) = self.requests.remove(&request) else {
             return Err(format!("I1: request {request} is answered twice, or was never made: {answer:?}"));
         };
+        if asked.must_fail && !matches!(answer, Answer::Refused(_)) {
+            return Err(format!("I12: request {request} is taken in while the journal takes no writes"));
+        }
         match answer {
             Answer::Accepted(record) | Answer::Replayed(record) | Answer::Cancel(record) => {
                 let cancel = matches!(answer, Answer::Cancel(_));

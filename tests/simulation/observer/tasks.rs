@@ -47,6 +47,12 @@ struct Lease {
     /// The core lived through its beginning, or found it in the journal.
     known: bool,
     recovered: Option<Moment>,
+    /// Its capability or its task says that it may be repeated.
+    safe: bool,
+    /// The core was told that it began.
+    began: bool,
+    /// It began, was lost, and may not be repeated.
+    over: bool,
 }
 
 impl Tasks {
@@ -161,6 +167,9 @@ impl Tasks {
             if last.version >= record.version {
                 return Err(format!("version {} of task {} is written again", record.version, record.id));
             }
+            if record.deaths < last.deaths {
+                return Err(format!("I6: task {} forgets that workers died with it", record.id));
+            }
             if last.state.is_final() && !same_end(last, record) {
                 return Err(format!(
                     "I2: the final record of task {} changes: {last:?} {record:?}",
@@ -223,12 +232,28 @@ impl Tasks {
         Ok(())
     }
 
-    pub(super) fn attempt_ended(&self, task: TaskId, outcome: AttemptOutcome) -> Verdict {
-        match self.tasks.get(&task) {
+    /// A worker says that an attempt began.
+    pub(super) fn began(&mut self, task: TaskId, epoch: Epoch, who: &Instance) {
+        if let Some(lease) = self.tasks.get_mut(&task).and_then(|seen| seen.lease.as_mut())
+            && (lease.epoch, &lease.instance) == (epoch, who)
+        {
+            lease.began = true;
+        }
+    }
+
+    pub(super) fn attempt_ended(&mut self, task: TaskId, outcome: AttemptOutcome) -> Verdict {
+        match self.tasks.get_mut(&task) {
             Some(seen) if seen.has_ended() => {
                 Err(format!("I2: an attempt of {task} ends ({outcome:?}) after the task"))
             }
-            Some(_) => Ok(()),
+            Some(seen) => {
+                if let Some(lease) = &mut seen.lease {
+                    lease.over = lease.began && !lease.safe && outcome == AttemptOutcome::WorkerLost;
+                    // What is said of it from here on comes too late.
+                    lease.began = false;
+                }
+                Ok(())
+            }
             None => Err(format!("an attempt of {task} ends, which nobody submitted")),
         }
     }
@@ -258,6 +283,11 @@ impl Tasks {
         {
             return Err(format!("task {task}, kept by key, is handed over before it is durable"));
         }
+        if seen.lease.as_ref().is_some_and(|lease| lease.over) {
+            return Err(format!(
+                "I11: task {task}, begun, lost and not safe to repeat, is handed over again"
+            ));
+        }
         if let Some(lease) = &seen.lease
             && lease.known
         {
@@ -283,6 +313,9 @@ impl Tasks {
             ends: Moment { mono: moment.mono + limit, ..moment },
             known: true,
             recovered: None,
+            safe: given.idempotent || assignment.spec.retry == RetryWord::Always,
+            began: false,
+            over: false,
         });
         Ok(())
     }
@@ -355,10 +388,18 @@ impl Tasks {
             let hinted = record.hint.as_ref().filter(current).map(|hint| hint.epoch);
             if let Some(lease) = &mut seen.lease {
                 lease.known = hinted == Some(lease.epoch);
+                (lease.began, lease.over) = (false, false);
                 lease.recovered = Some(Moment { mono: now.mono, ..Moment::default() });
                 lease.ends = Moment { mono: Mono(u64::MAX), ..Moment::default() };
             }
         }
+    }
+
+    /// Whether a record that was found is the newest of its task, and that task goes on.
+    pub(super) fn is_newest_record(&self, record: &Record) -> bool {
+        let Record::Task(record) = record else { return true };
+        let durable = self.tasks.get(&record.id).and_then(|seen| seen.durable.as_ref());
+        durable.is_none_or(|newest| newest.version == record.version && !newest.state.is_final())
     }
 
     /// How many tasks have not ended.
