@@ -25,9 +25,9 @@ enum Bug {
 /// broken by it.
 const BUGS: [(Bug, u64, &str); 23] = [
     (Bug::Core(Planted::RetryBudgetIgnored), 17, "G10"),
-    (Bug::Core(Planted::PauseNotForgiven), 1, "I4"),
-    (Bug::Core(Planted::StaleAttemptResumed), 1, "reconnect"),
-    (Bug::Core(Planted::SlotFreeAtCancel), 1, "I7"),
+    (Bug::Core(Planted::PauseNotForgiven), 37, "I4"),
+    (Bug::Core(Planted::StaleAttemptResumed), 37, "reconnect"),
+    (Bug::Core(Planted::SlotFreeAtCancel), 3, "I7"),
     (Bug::Core(Planted::StaleResultRecorded), 45, "promise 2"),
     (Bug::Core(Planted::AcceptedBeforeCommit), 1, "I1"),
     (Bug::Core(Planted::AckBeforeCommit), 1, "acknowledged before it is durable"),
@@ -37,7 +37,7 @@ const BUGS: [(Bug, u64, &str); 23] = [
     (Bug::Core(Planted::TakenKeyIgnored), 6, ""),
     (Bug::Core(Planted::LeaseEndsWithSocket), 1, "I4"),
     (Bug::Core(Planted::DeathsForgotten), 49, "I6"),
-    (Bug::Core(Planted::HintLost), 39, "I4"),
+    (Bug::Core(Planted::HintLost), 45, "I4"),
     (Bug::Core(Planted::EpochsReused), 6, "I3"),
     (Bug::Core(Planted::OlderVersionRecovered), 6, ""),
     (Bug::Core(Planted::UnsafeRepeated), 4, "I11"),

@@ -265,6 +265,9 @@ impl Observer {
                 self.retries.retried(now.mono, capability)
             }
             Effect::Note(Note::AttemptEnded { task, outcome, .. }) => {
+                if *outcome == AttemptOutcome::WorkerLost {
+                    self.tasks.attempt_lost(moment, *task, &self.links, &self.topology.settings)?;
+                }
                 self.tasks.attempt_ended(*task, *outcome)
             }
             Effect::Dial(_)

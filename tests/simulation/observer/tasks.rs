@@ -232,6 +232,27 @@ impl Tasks {
         Ok(())
     }
 
+    /// I4: an attempt counts as lost only when its process can no longer have it as its own.
+    pub(super) fn attempt_lost(
+        &self,
+        moment: Moment,
+        task: TaskId,
+        links: &Links,
+        settings: &Settings,
+    ) -> Verdict {
+        let lease = self.tasks.get(&task).and_then(|seen| seen.lease.as_ref());
+        let Some(lease) = lease.filter(|lease| lease.known && lease.recovered.is_none()) else {
+            return Ok(());
+        };
+        if links.given_up(moment, &lease.instance, &(task, lease.epoch), settings).is_none() {
+            return Err(format!(
+                "I4: {} of task {task} counts as lost although {} ({}) still has it",
+                lease.epoch, lease.worker, lease.instance
+            ));
+        }
+        Ok(())
+    }
+
     /// A worker says that an attempt began.
     pub(super) fn began(&mut self, task: TaskId, epoch: Epoch, who: &Instance) {
         if let Some(lease) = self.tasks.get_mut(&task).and_then(|seen| seen.lease.as_mut())
