@@ -111,8 +111,8 @@ fn run_all(seeds: &[u64], steps: u64) -> Total {
     total.into_inner().expect("no thread panics here")
 }
 
-/// What a normal test run must have met, or it proves nothing about it.
-fn must_happen() -> impl Iterator<Item = &'static str> {
+/// What a normal test run counts, and whether it must have met it, or else proves nothing about it.
+fn must_happen() -> impl Iterator<Item = (&'static str, bool)> {
     let faults = [
         server::CRASHED,
         server::CRASHED_WITHIN,
@@ -124,7 +124,8 @@ fn must_happen() -> impl Iterator<Item = &'static str> {
         disk::TAKEN,
         disk::LOST,
     ];
-    reconnects::LINES.into_iter().chain(faults)
+    let rare = |what: &str| reconnects::RARE.contains(&what) || what == disk::UNCLEAR;
+    reconnects::LINES.into_iter().chain(faults).map(move |what| (what, !rare(what)))
 }
 
 #[test]
@@ -143,10 +144,11 @@ fn every_promise_holds_in_every_simulated_run() {
         failures.join("\n\n")
     );
     assert!(total >= seeds.len() as u64 * steps, "{total} steps are fewer than were asked for");
-    for what in must_happen() {
+    let whole = seeds.len() as u64 >= SEEDS && steps >= STEPS;
+    for (what, needed) in must_happen() {
         let times = met.get(what).copied().unwrap_or(0);
         eprintln!("{times:>7} times: {what}");
-        assert!(times > 0 || seeds.len() < SEEDS as usize, "in {total} steps it never happened that {what}");
+        assert!(times > 0 || !needed || !whole, "in {total} steps it never happened that {what}");
     }
 }
 
