@@ -2,6 +2,7 @@
 //! the power: everything that it acknowledged is there afterwards.
 
 mod acknowledging;
+mod at_every_call;
 mod at_random;
 mod power_cuts;
 

@@ -215,7 +215,7 @@ async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
     let folder = folder();
     let data = format!("ROLLCALL_SERVER__DATA_DIR={}", disk.path().join("data").display());
     let by = ["env", &data, "ROLLCALL_SERVER__MAX_BODY=8MiB"];
-    let server = Server::start_in(&folder, SLOW, &by);
+    let mut server = Server::start_in(&folder, SLOW, &by);
     let asked = client(&server);
     let mut running = Vec::new();
     for number in 0..4 {
@@ -228,11 +228,13 @@ async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
     while std::io::Write::write_all(&mut rest, &zeros).is_ok() {}
     drop(rest);
     let large = json!("x".repeat(1 << 20));
-    eventually("a refusal", async || {
+    let refused = eventually("a refusal", async || {
         let answer = submit(&asked, None, large.clone()).await?;
-        if answer.status == 503 { Ok(()) } else { Err(format!("{}", answer.status)) }
+        if answer.status == 503 { Ok(answer) } else { Err(format!("{}", answer.status)) }
     })
     .await;
+    let refused: Value = serde_json::from_slice(&refused.body).expect("JSON");
+    assert_eq!(refused["code"], "store_unavailable", "{refused}");
     for id in &running {
         ends(&asked, id).await;
     }
@@ -250,4 +252,11 @@ async fn a_full_disk_takes_results_and_no_submissions_until_there_is_room() {
     .await;
     let answer = submit(&asked, None, json!("after")).await.expect("an answer");
     assert_eq!(answer.status, 202);
+    // What was recorded while there was no room is on the disk.
+    server.signal(Signal::SIGKILL);
+    server.ended();
+    let server = Server::start_in(&folder, SLOW, &by);
+    for id in &running {
+        assert_eq!(task(&client(&server), id).await.expect("it is there")["state"], "succeeded");
+    }
 }

@@ -2,8 +2,9 @@
 //! systems that can be mounted. Where that is missing they say so; `ROLLCALL_REQUIRE_ALL=1` makes it
 //! a failure.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -29,18 +30,54 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     Err(format!("{program} {}: {}", arguments.join(" "), told.trim().lines().last().unwrap_or_default()))
 }
 
-/// The words that run a program under strace with these options. The process that they start is the
-/// program itself, and strace stands aside. Fails, with what to do, where nothing can be traced.
-pub(crate) fn strace(options: &[&str], into: &Path) -> Vec<String> {
+/// Fails, with what to do, where nothing can be traced.
+fn must_trace() {
     if let Err(why) = run("strace", &["-f", "-o", "/dev/null", "true"]) {
         panic!(
             "this story needs strace and the right to trace processes: {why}. `make setup` installs it; \
              a container needs the capability SYS_PTRACE"
         );
     }
+}
+
+/// The words that run a program under strace with these options. The process that they start is the
+/// program itself, and strace stands aside. Fails where nothing can be traced.
+pub(crate) fn strace(options: &[&str], into: &Path) -> Vec<String> {
+    must_trace();
     let mut words: Vec<String> = ["strace", "-D", "-f", "-q", "-o", word(into)].map(Into::into).to_vec();
     words.extend(options.iter().map(|&option| option.to_owned()));
     words
+}
+
+/// strace on all threads of a process that runs already. It is killed when dropped.
+pub(crate) struct Tracer(Child);
+
+impl Tracer {
+    /// Returns when it traces. Fails where nothing can be traced.
+    pub(crate) fn attach(pid: u32, options: &[&str], into: &Path) -> Self {
+        must_trace();
+        let child = Command::new("strace")
+            .args(["-f", "-p", &pid.to_string(), "-o", word(into)])
+            .args(options)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut tracer = Self(child.expect("strace was there a moment ago"));
+        let mut told = String::new();
+        let stderr = tracer.0.stderr.as_mut().expect("it was asked for");
+        // The few lines that follow, one for each new thread, fit in the pipe.
+        BufReader::new(stderr).read_line(&mut told).expect("strace speaks UTF-8");
+        assert!(told.contains(" attached"), "strace cannot trace the server: {told}");
+        tracer
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // Errors mean that it has ended, as it does with the server.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// A number that decides what chance decides: of the environment's `ROLLCALL_SEED`, else a new one.

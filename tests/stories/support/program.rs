@@ -14,6 +14,15 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a server logs once it serves.
+const SERVES: &str = "rollcall serves on http://";
+
+/// Where, by that line.
+fn base(line: &str) -> String {
+    let (_, rest) = line.split_once(" on ").expect("the line says where");
+    rest.split(':').take(3).collect::<Vec<_>>().join(":")
+}
+
 /// `rollcall serve`, with its log. It is killed when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -33,9 +42,8 @@ impl Server {
     /// One in this folder, where another one may have been before; run by these words, if any.
     pub(crate) fn start_in(folder: &Arc<TempDir>, config: &str, by: &[&str]) -> Self {
         let mut server = Self::launch(folder, config, by);
-        let line = server.logs("rollcall serves on http://");
-        let (_, rest) = line.split_once(" on ").expect("the line says where");
-        server.base = rest.split(':').take(3).collect::<Vec<_>>().join(":");
+        let line = server.logs(SERVES);
+        server.base = base(&line);
         server
     }
 
@@ -80,6 +88,19 @@ impl Server {
             assert!(begun.elapsed() < PATIENCE, "no log line with {part:?}: {:#?}", all());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Waits until one that was launched serves; false when it ends before.
+    pub(crate) fn serves(&mut self) -> bool {
+        let (log, child) = (Arc::clone(&self.log), &mut self.child);
+        let line = eventually("a server that serves, or its end", || {
+            let ended = child.try_wait().is_ok_and(|ended| ended.is_some());
+            let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let line = log.iter().find(|line| line.contains(SERVES)).cloned();
+            if line.is_some() || ended { Some(line) } else { None }
+        });
+        self.base = line.as_deref().map(base).unwrap_or_default();
+        line.is_some()
     }
 
     /// `http://127.0.0.1:…`
