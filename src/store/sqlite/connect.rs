@@ -45,6 +45,18 @@ pub(super) fn writer_of(database: &Path) -> Result<Connection, Failed> {
     Ok(db)
 }
 
+/// A connection that changes nothing by itself, but may finish what a killed one has begun: a file that
+/// was cut short before its log was written ahead has a journal to roll back.
+pub(super) fn finisher(database: &Path) -> Result<Connection, Failed> {
+    let db = Connection::open_with_flags(
+        database,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    db.busy_timeout(BUSY)?;
+    safe(&db)?;
+    Ok(db)
+}
+
 /// A connection that only reads.
 pub(super) fn reader(database: &Path) -> Result<Connection, Failed> {
     let db = Connection::open_with_flags(

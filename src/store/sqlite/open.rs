@@ -2,9 +2,10 @@
 //! version, raise the term, and read everything that is not final.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
 use super::archive::{COLUMNS, Readers, SqliteArchive, Stored};
 use super::ballast::Ballast;
@@ -83,7 +84,7 @@ fn connect_to(place: &Place) -> Result<Connection, OpenError> {
         .and_then(|file| file.metadata())
         .map_err(|error| OpenError::System { doing: format!("make {}", file.display()), error })?;
     // Before anything is changed about it, and be it only its way of logging.
-    if made.len() > 0 && is_foreign(&connect::reader(&file)?)? {
+    if made.len() > 0 && is_foreign(&file)? {
         return Err(OpenError::Foreign(file));
     }
     let db = connect::writer(place)?;
@@ -93,7 +94,17 @@ fn connect_to(place: &Place) -> Result<Connection, OpenError> {
     Ok(db)
 }
 
-fn is_foreign(db: &Connection) -> Result<bool, Failed> {
+fn is_foreign(file: &Path) -> Result<bool, Failed> {
+    match connect::reader(file).and_then(|db| looks_foreign(&db)) {
+        // What only reads may not roll back what a start that was killed has left.
+        Err(Failed::Sql(error)) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+            looks_foreign(&connect::finisher(file)?)
+        }
+        looked => looked,
+    }
+}
+
+fn looks_foreign(db: &Connection) -> Result<bool, Failed> {
     let id: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     // A start that was cut short leaves an empty database.

@@ -1,6 +1,6 @@
 //! A fault at the first, second, third, ... call that the server makes to the system, until a short
 //! scenario runs through without meeting it: SIGKILL, a disk that fails once, a disk that is full
-//! once. By default some of the calls, by chance; `ROLLCALL_CALL_STEP=1` takes each.
+//! once. By default some of the calls, by chance, and each sync while a database is made; `ROLLCALL_CALL_STEP=1` takes each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,8 +66,13 @@ async fn a_disk_that_fails_once_or_is_full_once_loses_nothing_acknowledged() {
 }
 
 async fn at_every_call(from: From, calls: &str, fault: &str) {
-    // There are far more writes than others.
-    let (mut dice, step) = (dice(), amount("ROLLCALL_CALL_STEP", if calls == WRITES { 31 } else { 5 }));
+    let default = match (calls, from) {
+        // There are far more writes than others, and few syncs while a database is made.
+        (WRITES, _) => 31,
+        (_, From::Creating) => 1,
+        _ => 5,
+    };
+    let (mut dice, step) = (dice(), amount("ROLLCALL_CALL_STEP", default));
     let (kept, worker) = (folder(), NotingWorker::listen());
     let (mut all, mut met) = (Vec::new(), 0);
     let mut number = dice.random_range(1..=step);
