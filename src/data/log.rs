@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::fleet::{Artifact, ConnId, Epoch, TaskRecord, TaskState, Wall, WorkerName};
@@ -19,7 +20,7 @@ pub(super) const MAX_PIECE: usize = 32 << 10;
 pub(super) const OVERHEAD: usize = 128;
 
 /// One numbered event of a task.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskEvent {
     /// Rises by one within a log.
     pub number: u64,
@@ -30,7 +31,7 @@ pub struct TaskEvent {
 }
 
 /// What happened to a task.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum What {
     /// It has a new state.
     State(StateChange),
@@ -69,7 +70,7 @@ impl What {
 }
 
 /// A task's new state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateChange {
     /// The state.
     pub state: TaskState,
@@ -121,6 +122,8 @@ pub(super) struct Log {
     pub(super) newest: u64,
     /// The newest state, with its number.
     current: Option<(u64, Wall, StateChange)>,
+    /// The final state, as the store was told of it; its watchers are told later.
+    pub(super) concluded: Option<(Wall, StateChange)>,
     /// Made by the first output or the first watcher.
     pub(super) buffer: Option<Box<Buffer>>,
     /// Nothing more can come.
@@ -154,7 +157,15 @@ pub(super) enum Found {
 impl Log {
     /// A log whose first event will bear the number after `base`.
     pub(super) fn new(base: u64) -> Self {
-        Self { door: None, newest: base, current: None, buffer: None, ended: false, watchers: 0 }
+        Self {
+            door: None,
+            newest: base,
+            current: None,
+            concluded: None,
+            buffer: None,
+            ended: false,
+            watchers: 0,
+        }
     }
 
     /// Takes up a new state. Returns by how many bytes the log has grown.
@@ -165,6 +176,17 @@ impl Log {
             None => 0,
             Some(buffer) => buffer.push(TaskEvent { number: self.newest, at, what: What::State(change) }),
         }
+    }
+
+    /// The final state is on its way to the store: everything up to it, and whether something is
+    /// missing before. `None` where no events are kept. Nothing but that state may follow.
+    pub(super) fn conclude(&mut self, at: Wall, change: StateChange) -> Option<(bool, Vec<TaskEvent>)> {
+        let buffer = self.buffer.as_ref()?;
+        let end = TaskEvent { number: self.newest + 1, at, what: What::State(change.clone()) };
+        let events = buffer.events.iter().cloned().chain([end]).collect();
+        self.door = None;
+        self.concluded = Some((at, change));
+        Some((buffer.trimmed, events))
     }
 
     /// Appends output or progress. Returns by how many bytes the log has grown.

@@ -3,10 +3,11 @@
 //! something is told so.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use crate::fleet::{Artifact, ConnId, Door, Epoch, Happening, TaskId, TaskRecord, Term, Wall};
@@ -14,10 +15,12 @@ use crate::interface::OutputStream;
 
 pub mod artifacts;
 mod door;
+mod kept;
 mod log;
 mod subscription;
 
 pub use door::DataDoors;
+use kept::KeptLog;
 use log::{Log, MAX_PIECE};
 pub use log::{StateChange, TaskEvent, What};
 pub use subscription::{Item, Subscription};
@@ -38,6 +41,8 @@ pub struct TaskLogs {
     term: Term,
     max_bytes: usize,
     shelf: Mutex<Shelf>,
+    /// What the logs hold, for whoever only wants to know whether that is anything.
+    held: AtomicUsize,
     dropped: AtomicU64,
 }
 
@@ -57,7 +62,13 @@ impl TaskLogs {
     }
 
     fn with_limit(term: Term, max_bytes: usize) -> Self {
-        Self { term, max_bytes, shelf: Mutex::default(), dropped: AtomicU64::new(0) }
+        Self {
+            term,
+            max_bytes,
+            shelf: Mutex::default(),
+            held: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+        }
     }
 
     /// Opens or shuts the way in for one attempt's output.
@@ -81,8 +92,27 @@ impl TaskLogs {
         let Happening::State { state, attempt, worker, reason } = happening;
         let mut shelf = self.shelf();
         let Some(log) = shelf.logs.get_mut(&task).filter(|log| !log.ended) else { return };
-        let grown = log.state(at, StateChange { state, attempt, worker, reason });
+        let (at, change) = match log.concluded.take() {
+            // As the store has it.
+            Some(end) if state.is_final() => end,
+            _ => (at, StateChange { state, attempt, worker, reason }),
+        };
+        let grown = log.state(at, change);
         self.settle(&mut shelf, task, grown);
+    }
+
+    /// A task's final record goes to the store: so does this, its log up to there, under the numbers
+    /// that its watchers are told. `None` for a task that said nothing and that nobody watched.
+    pub fn conclude(&self, record: &TaskRecord) -> Option<Bytes> {
+        if self.held.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut shelf = self.shelf();
+        let log = shelf.logs.get_mut(&record.id).filter(|log| !log.ended && !log.is_final())?;
+        let (change, at) = StateChange::of(record);
+        let (trimmed, events) = log.conclude(at, change)?;
+        drop(shelf);
+        KeptLog { term: self.term, trimmed, events }.encode()
     }
 
     /// Ends a task's log with its final state. What somebody watches or has read is kept for a minute.
@@ -109,11 +139,11 @@ impl TaskLogs {
     /// Begins to watch a task: from its current state, or right after the event `last` that the
     /// watcher has seen. `record` is the task as it is now; fetch it again once this returns and, if
     /// it is final by then, hand it to [`TaskLogs::finish`]: its end may have come in between.
-    pub fn subscribe(self: &Arc<Self>, record: &TaskRecord, last: Option<&str>) -> Subscription {
+    /// `None` for a task that has ended and whose log is not here any more: see [`TaskLogs::look_back`].
+    pub fn subscribe(self: &Arc<Self>, record: &TaskRecord, last: Option<&str>) -> Option<Subscription> {
         let mut shelf = self.shelf();
         if record.state.is_final() && !shelf.logs.contains_key(&record.id) {
-            drop(shelf);
-            return Subscription::over(Arc::clone(self), record, last);
+            return None;
         }
         let log = shelf.log(record.id);
         let mut grown = 0;
@@ -125,13 +155,27 @@ impl TaskLogs {
         log.watchers += 1;
         let subscription = Subscription::live(Arc::clone(self), record.id, log, last);
         self.settle(&mut shelf, record.id, grown);
-        subscription
+        Some(subscription)
+    }
+
+    /// Tells of a task that has ended what the store has `kept` of its log, from its beginning or right
+    /// after the event `last`; where there is nothing, its end alone.
+    pub fn look_back(
+        self: &Arc<Self>,
+        record: &TaskRecord,
+        kept: Option<&Bytes>,
+        last: Option<&str>,
+    ) -> Subscription {
+        let log = kept.and_then(|kept| KeptLog::decode(kept));
+        Subscription::over(Arc::clone(self), record.id, log.unwrap_or_else(|| KeptLog::of_end(record)), last)
     }
 
     /// Forgets the logs of tasks that finished over a minute ago. Call it now and then, so that an
     /// idle server gives their memory back.
     pub fn sweep(&self) {
-        self.shelf().forget_before(Instant::now().checked_sub(KEEP_FINISHED));
+        let mut shelf = self.shelf();
+        shelf.forget_before(Instant::now().checked_sub(KEEP_FINISHED));
+        self.held.store(shelf.bytes, Ordering::Relaxed);
     }
 
     /// Bytes that the logs hold.
@@ -142,16 +186,6 @@ impl TaskLogs {
     /// Pieces of output and progress that came for no open attempt.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
-    }
-
-    /// The opaque id of an event.
-    pub fn event_id(&self, number: u64) -> String {
-        format!("{}-{number}", self.term)
-    }
-
-    fn number_of(&self, id: &str) -> Option<u64> {
-        let (term, number) = id.split_once('-')?;
-        (term.parse() == Ok(self.term.0)).then(|| number.parse().ok())?
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
@@ -184,6 +218,7 @@ impl TaskLogs {
                 break;
             }
         }
+        self.held.store(shelf.bytes, Ordering::Relaxed);
         if let Some(buffer) = shelf.logs.get(&task).and_then(|log| log.buffer.as_ref()) {
             buffer.more.notify_waiters();
         }

@@ -1,15 +1,14 @@
 //! One watcher's place in a task's log. It reads at its own pace; what it misses is told as a reset.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::TaskLogs;
-use super::log::{Found, Log, StateChange, TaskEvent, What};
-use crate::fleet::{TaskId, TaskRecord};
-
-/// The number under which the end of a task is told once its log is gone; no log counts that far.
-const END: u64 = (1 << 53) - 1;
+use super::kept::KeptLog;
+use super::log::{Found, Log, TaskEvent};
+use crate::fleet::{TaskId, Term};
 
 /// What a watcher gets.
 #[derive(Debug, PartialEq)]
@@ -19,7 +18,8 @@ pub enum Item {
     /// Events before this number's successor cannot be told any more: show the whole task instead,
     /// under this number, then go on.
     Reset(u64),
-    /// The log is gone: show the whole task, and its state once more; nothing follows.
+    /// The log is gone from memory; what the store has of it is told by
+    /// [`TaskLogs::look_back`], after the last event that was told here. Nothing follows.
     Gone,
 }
 
@@ -28,6 +28,8 @@ pub enum Item {
 pub struct Subscription {
     logs: Arc<TaskLogs>,
     task: TaskId,
+    /// The term that the events' ids bear.
+    term: Term,
     place: Place,
 }
 
@@ -35,32 +37,36 @@ pub struct Subscription {
 enum Place {
     /// In a log, after the event of this number; `reset` is owed first.
     Live { seen: u64, reset: bool, more: Arc<Notify> },
-    /// The task had ended and its log was gone: what is left to tell, last item first.
-    Over(Vec<Item>),
+    /// The task had ended and its log was not in memory: what is left to tell.
+    Over(VecDeque<Item>),
 }
 
 impl Subscription {
     pub(super) fn live(logs: Arc<TaskLogs>, task: TaskId, log: &Log, last: Option<&str>) -> Self {
         let before = log.before_first();
         let (seen, reset) = match last {
-            Some(id) => logs.number_of(id).map_or((before, true), |number| (number, false)),
+            Some(id) => number_of(id, logs.term).map_or((before, true), |number| (number, false)),
             // Somebody new begins with the first event that is kept; if it is not the first of all,
             // the whole task makes up for the others.
             None => (before, log.is_trimmed()),
         };
         let more = log.buffer.as_ref().map(|buffer| Arc::clone(&buffer.more)).unwrap_or_default();
-        Self { logs, task, place: Place::Live { seen, reset, more } }
+        let term = logs.term;
+        Self { logs, task, term, place: Place::Live { seen, reset, more } }
     }
 
-    pub(super) fn over(logs: Arc<TaskLogs>, record: &TaskRecord, last: Option<&str>) -> Self {
-        let (change, at) = StateChange::of(record);
-        let end = Item::Event(TaskEvent { number: END, at, what: What::State(change) });
-        let items = match last {
-            Some(id) if logs.number_of(id) == Some(END) => Vec::new(),
-            Some(_) => vec![end, Item::Reset(END - 1)],
-            None => vec![end],
+    pub(super) fn over(logs: Arc<TaskLogs>, task: TaskId, kept: KeptLog, last: Option<&str>) -> Self {
+        let KeptLog { term, trimmed, events } = kept;
+        let before = events.first().map_or(0, |event| event.number.saturating_sub(1));
+        let newest = events.last().map_or(0, |event| event.number);
+        let known = |number: &u64| (before..=newest).contains(number);
+        let (seen, reset) = match last {
+            Some(id) => number_of(id, term).filter(known).map_or((before, true), |number| (number, false)),
+            None => (before, trimmed),
         };
-        Self { logs, task: record.id, place: Place::Over(items) }
+        let reset = reset.then_some(Item::Reset(before));
+        let events = events.into_iter().filter(|event| event.number > seen).map(Item::Event);
+        Self { logs, task, term, place: Place::Over(reset.into_iter().chain(events).collect()) }
     }
 
     /// Whether nothing is left to tell, so that a watcher who comes back need not do so again.
@@ -81,14 +87,14 @@ impl Subscription {
 
     /// The opaque id of an event's number.
     pub fn event_id(&self, number: u64) -> String {
-        self.logs.event_id(number)
+        format!("{}-{number}", self.term)
     }
 
     /// The next item; `None` after the final state. Cancel-safe.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
             let (seen, reset, more) = match &mut self.place {
-                Place::Over(items) => return items.pop(),
+                Place::Over(items) => return items.pop_front(),
                 Place::Live { seen, reset, more } => (seen, reset, Arc::clone(more)),
             };
             let mut changed = std::pin::pin!(more.notified());
@@ -109,12 +115,18 @@ impl Subscription {
                 Some(Found::End) => return None,
                 Some(Found::Nothing) => changed.await,
                 None => {
-                    self.place = Place::Over(Vec::new());
+                    self.place = Place::Over(VecDeque::new());
                     return Some(Item::Gone);
                 }
             }
         }
     }
+}
+
+/// The number in an event's id, if it bears this term.
+fn number_of(id: &str, of: Term) -> Option<u64> {
+    let (term, number) = id.split_once('-')?;
+    (term.parse() == Ok(of.0)).then(|| number.parse().ok())?
 }
 
 impl Drop for Subscription {

@@ -78,6 +78,11 @@ fn held(logs: &TaskLogs) -> (usize, usize) {
     (shelf.logs.len(), shelf.bytes)
 }
 
+/// What a watcher of a task that is on the shelf, or has ended, is told.
+fn watched(logs: &Arc<TaskLogs>, record: &TaskRecord, last: Option<&str>) -> Subscription {
+    logs.subscribe(record, last).unwrap_or_else(|| logs.look_back(record, None, last))
+}
+
 /// All that a watcher gets until the end, a word each.
 async fn all(mut watch: Subscription) -> Vec<String> {
     let mut words = Vec::new();
@@ -117,7 +122,7 @@ fn a_task_that_nobody_watches_and_that_says_nothing_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_watcher_sees_states_and_output_in_order_and_the_final_state_last() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
-    let watch = logs.subscribe(&record(1, TaskState::Queued), None);
+    let watch = watched(&logs, &record(1, TaskState::Queued), None);
     hand_over(&logs, 1);
     say(&logs, 1, "hello");
     logs.progress(CONN, TaskId(1), EPOCH, Some(7.0), Some("half"));
@@ -130,18 +135,18 @@ async fn a_watcher_sees_states_and_output_in_order_and_the_final_state_last() {
 async fn a_watcher_who_comes_late_begins_with_the_current_state() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
     hand_over(&logs, 1);
-    let watch = logs.subscribe(&record(1, TaskState::Running), None);
+    let watch = watched(&logs, &record(1, TaskState::Running), None);
     say(&logs, 1, "hello");
     end(&logs, 1);
     assert_eq!(all(watch).await, ["running", "hello", "succeeded"]);
-    let later = logs.subscribe(&record(1, TaskState::Succeeded), None);
+    let later = watched(&logs, &record(1, TaskState::Succeeded), None);
     assert_eq!(all(later).await, ["running", "hello", "succeeded"], "kept for a minute");
 }
 
 #[tokio::test]
 async fn numbers_rise_by_one_and_a_watcher_goes_on_where_it_was() {
     let logs = Arc::new(TaskLogs::new(Term(3)));
-    let mut watch = logs.subscribe(&record(1, TaskState::Queued), None);
+    let mut watch = watched(&logs, &record(1, TaskState::Queued), None);
     hand_over(&logs, 1);
     say(&logs, 1, "a");
     let mut numbers = Vec::new();
@@ -150,13 +155,13 @@ async fn numbers_rise_by_one_and_a_watcher_goes_on_where_it_was() {
         numbers.push(event.number);
     }
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
-    let last = logs.event_id(numbers[2]);
+    let last = watch.event_id(numbers[2]);
     assert!(last.starts_with("3-"));
     end(&logs, 1);
-    let again = logs.subscribe(&record(1, TaskState::Succeeded), Some(&last));
+    let again = watched(&logs, &record(1, TaskState::Succeeded), Some(&last));
     assert_eq!(all(again).await, ["a", "succeeded"]);
     let Some(Item::Event(end)) = watch.next().await else { panic!("the end is there") };
-    assert!(logs.subscribe(&record(1, TaskState::Succeeded), Some(&logs.event_id(end.number))).is_over());
+    assert!(watched(&logs, &record(1, TaskState::Succeeded), Some(&watch.event_id(end.number))).is_over());
 }
 
 #[tokio::test]
@@ -166,7 +171,7 @@ async fn an_id_that_cannot_be_continued_is_answered_by_one_reset() {
     say(&logs, 1, "a");
     end(&logs, 1);
     for last in ["2-5", "3-1", "3-99999999999999", "nonsense", "", "3-", "-"] {
-        let watch = logs.subscribe(&record(1, TaskState::Succeeded), Some(last));
+        let watch = watched(&logs, &record(1, TaskState::Succeeded), Some(last));
         assert_eq!(all(watch).await, ["reset", "running", "a", "succeeded"], "{last:?}");
     }
 }
@@ -175,7 +180,7 @@ async fn an_id_that_cannot_be_continued_is_answered_by_one_reset() {
 async fn a_slow_reader_is_reset_and_never_holds_up_the_writer() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
     hand_over(&logs, 1);
-    let mut watch = logs.subscribe(&record(1, TaskState::Running), None);
+    let mut watch = watched(&logs, &record(1, TaskState::Running), None);
     assert!(matches!(watch.next().await, Some(Item::Event(_))));
     for _ in 0..MAX_EVENTS + 5 {
         say(&logs, 1, "x");
@@ -203,7 +208,7 @@ async fn long_output_is_cut_at_characters_and_bounded_per_task_and_in_all() {
     end(&logs, 2);
     end(&logs, 3);
     assert!(logs.bytes() <= 400 << 10);
-    let watch = logs.subscribe(&record(3, TaskState::Succeeded), None);
+    let watch = watched(&logs, &record(3, TaskState::Succeeded), None);
     let words = all(watch).await;
     assert_eq!(words.first().map(String::as_str), Some("reset"), "its beginning was dropped");
     assert_eq!(words.last().map(String::as_str), Some("succeeded"));
@@ -229,18 +234,20 @@ fn what_comes_for_a_shut_door_is_dropped_and_counted() {
 async fn a_log_that_is_gone_tells_the_end_from_the_record() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
     let done = record(1, TaskState::Failed);
-    let mut watch = logs.subscribe(&done, None);
+    let mut watch = watched(&logs, &done, None);
     let Some(Item::Event(end)) = watch.next().await else { panic!("the end is told") };
+    let last = watch.event_id(end.number);
     assert_eq!(all(watch).await, Vec::<String>::new());
-    assert_eq!(all(logs.subscribe(&done, Some("1-12"))).await, ["reset", "failed"]);
-    assert!(logs.subscribe(&done, Some(&logs.event_id(end.number))).is_over());
+    assert_eq!(all(watched(&logs, &done, Some("1-12"))).await, ["reset", "failed"]);
+    let restarted = Arc::new(TaskLogs::new(Term(2)));
+    assert!(watched(&restarted, &done, Some(&last)).is_over(), "its id is the same for every server");
 }
 
 #[tokio::test]
 async fn a_watcher_whose_log_is_forgotten_is_told() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
     hand_over(&logs, 1);
-    let watch = logs.subscribe(&record(1, TaskState::Running), None);
+    let watch = watched(&logs, &record(1, TaskState::Running), None);
     end(&logs, 1);
     logs.shelf().forget_before(Some(Instant::now()));
     assert_eq!(held(&logs), (0, 0));
@@ -250,7 +257,7 @@ async fn a_watcher_whose_log_is_forgotten_is_told() {
 #[tokio::test]
 async fn a_watcher_of_a_waiting_task_leaves_nothing_behind() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
-    let watch = logs.subscribe(&record(1, TaskState::Queued), None);
+    let watch = watched(&logs, &record(1, TaskState::Queued), None);
     assert!(logs.bytes() > 0);
     drop(watch);
     assert_eq!(held(&logs), (0, 0));
@@ -260,11 +267,94 @@ async fn a_watcher_of_a_waiting_task_leaves_nothing_behind() {
 async fn a_reader_that_waits_is_woken() {
     let logs = Arc::new(TaskLogs::new(Term(1)));
     hand_over(&logs, 1);
-    let watch = logs.subscribe(&record(1, TaskState::Running), None);
+    let watch = watched(&logs, &record(1, TaskState::Running), None);
     let reader = tokio::spawn(all(watch));
     tokio::task::yield_now().await;
     say(&logs, 1, "hello");
     tokio::task::yield_now().await;
     end(&logs, 1);
     assert_eq!(reader.await.expect("the reader ends"), ["running", "hello", "succeeded"]);
+}
+
+/// The log of a task as the store would keep it, and the ids that a watcher was told.
+async fn kept(logs: &Arc<TaskLogs>, id: u128) -> (bytes::Bytes, Vec<String>) {
+    let mut watch = watched(logs, &record(id, TaskState::Running), None);
+    let kept = logs.conclude(&record(id, TaskState::Succeeded)).expect("it has said something");
+    end(logs, id);
+    let mut ids = Vec::new();
+    while let Some(Item::Event(event)) = watch.next().await {
+        ids.push(watch.event_id(event.number));
+    }
+    (kept, ids)
+}
+
+#[tokio::test]
+async fn what_the_store_keeps_is_told_under_the_same_ids_after_a_restart() {
+    let logs = Arc::new(TaskLogs::new(Term(3)));
+    hand_over(&logs, 1);
+    say(&logs, 1, "a");
+    say(&logs, 1, "b");
+    let (kept, ids) = kept(&logs, 1).await;
+    let restarted = Arc::new(TaskLogs::new(Term(4)));
+    let back = |last: Option<&str>| {
+        assert!(restarted.subscribe(&record(1, TaskState::Succeeded), last).is_none());
+        restarted.look_back(&record(1, TaskState::Succeeded), Some(&kept), last)
+    };
+    assert_eq!(all(back(None)).await, ["running", "a", "b", "succeeded"]);
+    let mut again = back(None);
+    for id in &ids {
+        let Some(Item::Event(event)) = again.next().await else { panic!("no event of {id}") };
+        assert_eq!(again.event_id(event.number), *id);
+    }
+    assert_eq!(all(back(Some(&ids[1]))).await, ["b", "succeeded"], "without gap or repeat");
+    assert!(back(ids.last().map(String::as_str)).is_over());
+    for foreign in ["4-7", "3-1", "3-99999999999", ""] {
+        assert_eq!(
+            all(back(Some(foreign))).await,
+            ["reset", "running", "a", "b", "succeeded"],
+            "{foreign:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_comes_after_what_the_store_was_told_but_the_end() {
+    let logs = Arc::new(TaskLogs::new(Term(1)));
+    hand_over(&logs, 1);
+    say(&logs, 1, "a");
+    let watch = watched(&logs, &record(1, TaskState::Running), None);
+    assert!(logs.conclude(&record(1, TaskState::Succeeded)).is_some());
+    say(&logs, 1, "too late");
+    end(&logs, 1);
+    assert_eq!(all(watch).await, ["running", "a", "succeeded"]);
+    assert_eq!(logs.conclude(&record(1, TaskState::Succeeded)), None, "once");
+}
+
+#[test]
+fn a_task_that_said_nothing_and_that_nobody_watched_has_no_log_to_keep() {
+    let logs = TaskLogs::new(Term(1));
+    hand_over(&logs, 1);
+    hand_over(&logs, 2);
+    assert_eq!(logs.conclude(&record(1, TaskState::Succeeded)), None);
+    say(&logs, 2, "a");
+    assert_eq!(logs.conclude(&record(1, TaskState::Succeeded)), None);
+    assert!(logs.conclude(&record(2, TaskState::Succeeded)).is_some());
+}
+
+#[tokio::test]
+async fn a_kept_log_is_bounded_and_says_that_its_beginning_is_missing() {
+    let logs = Arc::new(TaskLogs::new(Term(1)));
+    hand_over(&logs, 1);
+    for _ in 0..40 {
+        // Six bytes of JSON each.
+        say(&logs, 1, &"\u{1}".repeat(8 << 10));
+    }
+    let kept = logs.conclude(&record(1, TaskState::TimedOut)).expect("it has said something");
+    assert!(kept.len() <= 512 << 10, "{}", kept.len());
+    let told = all(logs.look_back(&record(1, TaskState::TimedOut), Some(&kept), None)).await;
+    assert_eq!(
+        (told.first().map(String::as_str), told.last().map(String::as_str)),
+        (Some("reset"), Some("timed_out"))
+    );
+    assert!(told.len() > 3, "{}", told.len());
 }

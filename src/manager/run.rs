@@ -27,7 +27,7 @@ use crate::fleet::*;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
 use crate::schemas::Schemas;
-use crate::store::{LINGER, Opened, Reads, StoreFault, Told, Writer};
+use crate::store::{LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
 use crate::supervise::{Options, Supervisor};
 use crate::telemetry::{Loop, Metrics};
 
@@ -296,7 +296,7 @@ impl FleetLoop {
                 Effect::HangUp(worker) => self.links.hang_up(&worker),
                 Effect::Launch(worker) => self.launch(&worker),
                 Effect::Halt(worker) => self.supervisor.halt(worker),
-                Effect::Record(seq, record) => self.writer.push(seq, record),
+                Effect::Record(seq, record) => self.record(seq, record),
                 Effect::Answer(request, answer) => self.answer(request, answer),
                 Effect::Finish(task, record) => {
                     self.shared.admission.leave(record.spec.input.as_str().len() as u64);
@@ -314,6 +314,22 @@ impl FleetLoop {
                     }
                 }
             }
+        }
+    }
+
+    /// Hands a record to the journal, and with a task's last one its log: both in one commit.
+    fn record(&mut self, seq: Seq, record: Record) {
+        let log = match &record {
+            Record::Task(task) if task.state.is_final() => self
+                .shared
+                .logs
+                .conclude(task)
+                .map(|log| TaskLog { tenant: task.tenant.clone(), task: task.id, log }),
+            Record::Task(_) | Record::Roster(_) | Record::Overlay(..) => None,
+        };
+        self.writer.push(seq, record);
+        if let Some(log) = log {
+            self.writer.push_log(log);
         }
     }
 

@@ -9,6 +9,7 @@ mod dead_letters;
 mod durability;
 mod http_api;
 mod input_schemas;
+mod kept_output;
 mod launching;
 mod metrics;
 mod protocol_doc;

@@ -11,6 +11,7 @@ use crate::api::AppState;
 use crate::api::fleet::events::{last_event_id, open};
 use crate::api::http::body::Reply;
 use crate::api::http::json::Object;
+use crate::api::http::problem::{Problem, Refused};
 use crate::api::http::pulse::Pulse;
 use crate::api::http::sse::{Event, nothing_more, stream as sse};
 use crate::data::{Item, StateChange, Subscription, TaskEvent, What};
@@ -27,7 +28,11 @@ pub(crate) async fn follow(
     let manager = state.manager();
     let before = super::find(state, id).await?;
     let guards = open(state, pulse)?;
-    let subscription = manager.logs().subscribe(&before, last_event_id(request));
+    let last = last_event_id(request);
+    let subscription = match manager.logs().subscribe(&before, last) {
+        Some(live) => live,
+        None => look_back(manager, &before, last).await?,
+    };
     if subscription.is_over() {
         return Ok(nothing_more());
     }
@@ -36,37 +41,42 @@ pub(crate) async fn follow(
     if task.state.is_final() {
         manager.logs().finish(task.id, &task);
     }
-    let watch = Watch { manager: manager.clone(), task: before.id, subscription, gone: None };
+    let watch = Watch { manager: manager.clone(), task: before.id, subscription, last: None };
     Ok(sse(stream::unfold(watch, Watch::next), guards))
+}
+
+/// What the store has of a task that has ended.
+async fn look_back(
+    manager: &Manager,
+    task: &TaskRecord,
+    last: Option<&str>,
+) -> Result<Subscription, Refused> {
+    let kept = manager.archive().log(&task.tenant, task.id).await.map_err(Problem::from)?;
+    Ok(manager.logs().look_back(task, kept.as_ref(), last))
 }
 
 struct Watch {
     manager: Manager,
     task: TaskId,
     subscription: Subscription,
-    /// What is still to tell of a task whose log is gone.
-    gone: Option<Arc<TaskRecord>>,
+    /// The id of the last event that was told.
+    last: Option<String>,
 }
 
 impl Watch {
     async fn next(mut self) -> Option<(Event, Self)> {
-        if let Some(record) = self.gone.take() {
-            let (change, at) = StateChange::of(&record);
-            let event = TaskEvent { number: 0, at, what: What::State(change) };
-            return Some((self.event(&event), self));
-        }
-        match self.subscription.next().await? {
-            Item::Event(event) => Some((self.event(&event), self)),
-            Item::Reset(number) => {
-                let record = self.record().await?;
-                Some((self.reset(number, &record), self))
-            }
-            Item::Gone => {
-                let record = self.record().await?;
-                let reset = self.reset(0, &record);
-                self.gone = Some(record);
-                Some((reset, self))
-            }
+        loop {
+            let event = match self.subscription.next().await? {
+                Item::Event(event) => self.event(&event),
+                Item::Reset(number) => self.reset(number, &*self.record().await?),
+                Item::Gone => {
+                    let record = self.record().await?;
+                    self.subscription = look_back(&self.manager, &record, self.last.as_deref()).await.ok()?;
+                    continue;
+                }
+            };
+            self.last = Some(event.id.clone());
+            return Some((event, self));
         }
     }
 
