@@ -193,11 +193,7 @@ impl Put<'_> {
         Ok(())
     }
 
-    pub(super) fn overlay(
-        &self,
-        worker: &WorkerName,
-        overlay: &Overlay,
-    ) -> Result<(), Failed> {
+    pub(super) fn overlay(&self, worker: &WorkerName, overlay: &Overlay) -> Result<(), Failed> {
         let worker = worker.as_str();
         if *overlay == Overlay::default() {
             self.db.prepare_cached("DELETE FROM overlays WHERE worker = ?1")?.execute([worker])?;
