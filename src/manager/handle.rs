@@ -196,34 +196,39 @@ impl Manager {
         self.check(&ask).await?;
         let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
         let tenant = ask.tenant.clone();
+        let lane = self.lane().await?;
         let submission = self.submission(ask, keep)?;
-        let request = submission.request;
-        let answer = self.ask(request, Event::Submit(submission)).await?;
+        let (reply, answer) = oneshot::channel();
+        lane.send(Call::Ask(submission.request, Event::Submit(submission), reply));
+        let answer = answer.await.map_err(|_| CallError::Stopped)?;
         self.submitted(&tenant, answer).await
     }
 
     /// Submits many tasks that are all kept. Those that are accepted are one commit; each has an
     /// answer of its own, in the order asked. A caller who drops this future takes nothing back.
     pub async fn submit_all(&self, asks: Vec<Ask>) -> Vec<Result<Submitted, CallError>> {
-        let mut submissions = Vec::with_capacity(asks.len());
-        let mut waiting = Vec::with_capacity(asks.len());
+        let mut checked = Vec::with_capacity(asks.len());
         for ask in asks {
-            if let Err(invalid) = self.check(&ask).await {
-                waiting.push(Err(invalid));
-                continue;
-            }
+            checked.push(self.check(&ask).await.map(|()| ask));
             // Each check may take a moment: the fleet goes on between them.
             tokio::task::yield_now().await;
-            let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
-            let tenant = ask.tenant.clone();
-            waiting.push(self.submission(ask, keep).map(|submission| {
+        }
+        let Ok(lane) = self.lane().await else {
+            return checked.into_iter().map(|ask| ask.and(Err(CallError::Stopped))).collect();
+        };
+        let mut submissions = Vec::with_capacity(checked.len());
+        let mut waiting = Vec::with_capacity(checked.len());
+        for ask in checked {
+            waiting.push(ask.and_then(|ask| {
+                let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
+                let tenant = ask.tenant.clone();
+                let submission = self.submission(ask, keep)?;
                 let (reply, answer) = oneshot::channel();
                 submissions.push((submission, reply));
-                (tenant, answer)
+                Ok((tenant, answer))
             }));
         }
-        // A loop that is gone shows as answers that do not come.
-        drop(self.call(Call::SubmitAll(submissions)).await);
+        lane.send(Call::SubmitAll(submissions));
         let mut answers = Vec::with_capacity(waiting.len());
         for waits in waiting {
             answers.push(match waits {
@@ -269,10 +274,11 @@ impl Manager {
             });
         }
         self.check(&ask).await?;
+        let lane = self.lane().await?;
         let submission = self.submission(ask, Keep::Passing)?;
         let task = submission.id;
         let (reply, waited) = oneshot::channel();
-        self.call(Call::SubmitAndWait(submission, reply)).await?;
+        lane.send(Call::SubmitAndWait(submission, reply));
         let caller = WaitingCaller { manager: self, task, done: false };
         match tokio::time::timeout(patience, waited).await {
             Ok(heard) => {
@@ -509,6 +515,10 @@ impl Manager {
 
     /// Whether the workers would take this input, as far as their schemas say.
     async fn check(&self, ask: &Ask) -> Result<(), CallError> {
+        // A reference stands for what only the worker gets to see.
+        if !ask.spec.artifacts.is_empty() {
+            return Ok(());
+        }
         let checked = self.0.schemas.check(&ask.spec.capability, &ask.spec.input).await;
         checked.map_err(|invalid| {
             self.0.metrics.note(&Note::Submitted {
@@ -543,6 +553,12 @@ impl Manager {
 
     fn request(&self) -> RequestId {
         RequestId(self.0.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A place in the lane to the loop. A submission has one before it is let in: a caller who hangs
+    /// up while the lane is full must not leave it counted for ever.
+    async fn lane(&self) -> Result<mpsc::Permit<'_, Call>, CallError> {
+        self.0.calls.reserve().await.map_err(|_| CallError::Stopped)
     }
 
     async fn call(&self, call: Call) -> Result<(), CallError> {

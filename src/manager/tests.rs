@@ -43,7 +43,14 @@ async fn started_with(
     workers: &[Arc<WorkerSpec>],
     opened: crate::store::Opened,
 ) -> (Manager, tokio::task::JoinHandle<()>) {
-    let parts = Parts {
+    let (manager, fleet) = start(parts_with(opened)).expect("threads are to be had");
+    let run = tokio::spawn(fleet.run());
+    manager.apply(topology(workers)).await.expect("it runs");
+    (manager, run)
+}
+
+fn parts_with(opened: crate::store::Opened) -> Parts {
+    Parts {
         opened,
         metrics: Arc::new(Metrics::default()),
         factory: WorkerInterfaceFactory::new(),
@@ -52,11 +59,7 @@ async fn started_with(
         seed: 1,
         record: None,
         data_dir: std::env::temp_dir().join(format!("rollcall-{:032x}", rand::random::<u128>())),
-    };
-    let (manager, fleet) = start(parts).expect("threads are to be had");
-    let run = tokio::spawn(fleet.run());
-    manager.apply(topology(workers)).await.expect("it runs");
-    (manager, run)
+    }
 }
 
 fn ask(input: &str) -> Ask {
@@ -185,4 +188,18 @@ async fn a_batch_is_one_commit_and_each_task_is_answered_in_order() {
     assert_eq!(with_new, [999]);
     manager.shutdown(Duration::from_secs(5)).await;
     run.await.expect("it ended in peace");
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_at_a_full_lane_is_not_counted_for_ever() {
+    let parts = parts_with(MemoryStore::default().open());
+    let (manager, _never_run) = start(parts).expect("threads are to be had");
+    manager.0.admission.limit(1_025, u64::MAX);
+    let mut callers: Vec<_> = (0..1_025).map(|_| Box::pin(manager.submit(ask("1")))).collect();
+    for caller in &mut callers {
+        assert!(futures_util::poll!(caller).is_pending());
+    }
+    assert_eq!(manager.0.calls.capacity(), 0, "the last one waits for a place");
+    drop(callers.pop());
+    assert_eq!(manager.0.admission.enter(0), Ok(()), "it has not taken the place of another");
 }
