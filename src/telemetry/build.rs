@@ -28,12 +28,19 @@ pub(super) fn detached_counters(family: &Family) -> IntCounterVec {
     IntCounterVec::new(opts(family), &label_names(family)).expect(WELL_FORMED)
 }
 
-pub(super) fn counters(registry: &Registry, family: &Family) -> IntCounterVec {
+/// Counters of which not every combination of labels can happen: whoever asks for them makes those
+/// that can, at once.
+pub(super) fn sparse_counters(registry: &Registry, family: &Family) -> IntCounterVec {
     let vec = detached_counters(family);
+    register(registry, vec.clone());
+    vec
+}
+
+pub(super) fn counters(registry: &Registry, family: &Family) -> IntCounterVec {
+    let vec = sparse_counters(registry, family);
     for labels in family.combinations() {
         vec.with_label_values(&labels);
     }
-    register(registry, vec.clone());
     vec
 }
 
@@ -78,11 +85,17 @@ pub(super) struct ByWord<T>(Vec<(&'static str, T)>);
 impl<T> ByWord<T> {
     /// One handle for each word of the family's last label.
     pub(super) fn of(family: &Family, handle: impl Fn(&'static str) -> T) -> Self {
+        Self::of_all_but(&[], family, handle)
+    }
+
+    /// The same without some of the words.
+    pub(super) fn of_all_but(without: &[&str], family: &Family, handle: impl Fn(&'static str) -> T) -> Self {
         let words = match family.labels.last().map(|label| label.values) {
             Some(super::catalogue::Values::Words(words)) => words(),
             _ => Vec::new(),
         };
-        Self(words.into_iter().map(|word| (word, handle(word))).collect())
+        let wanted = words.into_iter().filter(|word| !without.contains(word));
+        Self(wanted.map(|word| (word, handle(word))).collect())
     }
 
     /// The handle of that word; none for a word that the catalogue lacks.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{IntCounter, Registry};
 
-use super::build::{ByWord, counters};
+use super::build::{ByWord, counters, sparse_counters};
 use super::catalogue as c;
 use super::metrics::Metrics;
 use crate::fleet::WorkerName;
@@ -35,6 +35,11 @@ pub(super) const FRAME_TYPES: [&str; 21] = [
     "other",
 ];
 
+/// What only workers say: there is no series for the server's saying it.
+const ONLY_IN: [&str; 7] = ["register", "accepted", "rejected", "output", "progress", "artifact", "result"];
+/// What only the server says.
+const ONLY_OUT: [&str; 6] = ["registered", "execute", "credit", "result_ack", "cancel", "drain"];
+
 struct Traffic {
     messages: IntCounter,
     bytes: IntCounter,
@@ -48,18 +53,18 @@ pub(super) struct TrafficSeries {
 
 impl TrafficSeries {
     pub(super) fn new(registry: &Registry) -> Self {
-        let messages = counters(registry, &c::WS_MESSAGES);
-        let bytes = counters(registry, &c::WS_BYTES);
+        let messages = sparse_counters(registry, &c::WS_MESSAGES);
+        let bytes = sparse_counters(registry, &c::WS_BYTES);
         let errors = counters(registry, &c::WS_PROTOCOL_ERRORS);
-        let traffic = |direction: &'static str| {
-            ByWord::of(&c::WS_MESSAGES, |kind| Traffic {
+        let traffic = |direction: &'static str, never: &[&str]| {
+            ByWord::of_all_but(never, &c::WS_MESSAGES, |kind| Traffic {
                 messages: messages.with_label_values(&[direction, kind]),
                 bytes: bytes.with_label_values(&[direction, kind]),
             })
         };
         Self {
-            received: traffic("in"),
-            sent: traffic("out"),
+            received: traffic("in", &ONLY_OUT),
+            sent: traffic("out", &ONLY_IN),
             protocol_errors: ByWord::of(&c::WS_PROTOCOL_ERRORS, |kind| errors.with_label_values(&[kind])),
         }
     }
