@@ -126,21 +126,7 @@ impl Stage {
     }
 
     fn submit(&mut self) {
-        let spec = TaskSpec {
-            capability: "echo".into(),
-            input: "{}".into(),
-            labels: BTreeMap::new(),
-            priority: 3,
-            queue_timeout: None,
-            execution_timeout: None,
-            deadline: None,
-            max_attempts: None,
-            session: None,
-            fairness_key: None,
-            retry: RetryWord::Safe,
-            traceparent: None,
-            artifacts: Vec::new(),
-        };
+        let spec = TaskSpec::new("echo", "{}");
         let number = self.next;
         self.next += 1;
         self.tell(Event::Submit(Box::new(Submission {

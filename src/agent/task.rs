@@ -36,21 +36,7 @@ impl Task {
         let fits = (1..=MAX_NAME).contains(&capability.len())
             && capability.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         let wrong = (!fits).then(|| format!("{capability:?} is no name of a capability"));
-        let spec = TaskSpec {
-            capability: Capability::from(capability),
-            input: Payload::from("{}"),
-            labels: [].into(),
-            priority: 3,
-            queue_timeout: None,
-            execution_timeout: None,
-            deadline: None,
-            max_attempts: None,
-            session: None,
-            fairness_key: None,
-            retry: RetryWord::Safe,
-            traceparent: None,
-            artifacts: Vec::new(),
-        };
+        let spec = TaskSpec::new(Capability::from(capability), "{}");
         Self { spec, wrong }
     }
 

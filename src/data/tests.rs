@@ -1,7 +1,5 @@
 //! The logs' rules, without a server.
 
-use std::collections::BTreeMap;
-
 use super::log::{MAX_BYTES, MAX_EVENTS};
 use super::*;
 use crate::fleet::*;
@@ -10,46 +8,7 @@ const CONN: ConnId = ConnId(7);
 const EPOCH: Epoch = Epoch(1 << 32 | 1);
 
 fn record(id: u128, state: TaskState) -> TaskRecord {
-    TaskRecord {
-        id: TaskId(id),
-        tenant: Tenant::default_tenant(),
-        version: 1,
-        term: Term(1),
-        keep: Keep::Kept,
-        source: Source::Rest,
-        spec: Arc::new(TaskSpec {
-            capability: "echo".into(),
-            input: "{}".into(),
-            labels: BTreeMap::new(),
-            priority: 3,
-            queue_timeout: None,
-            execution_timeout: None,
-            deadline: None,
-            max_attempts: None,
-            session: None,
-            fairness_key: None,
-            retry: RetryWord::Safe,
-            traceparent: None,
-            artifacts: Vec::new(),
-        }),
-        state,
-        attempts: Vec::new(),
-        charged: 0,
-        deaths: 0,
-        output: None,
-        error: None,
-        usage: None,
-        artifacts: Vec::new(),
-        dead_letter: false,
-        hint: None,
-        pending_reason: None,
-        retry_of: None,
-        waited: Duration::ZERO,
-        submitted_at: Wall(1_000),
-        assigned_at: None,
-        started_at: None,
-        finished_at: state.is_final().then_some(Wall(2_000)),
-    }
+    TaskRecord::in_state(TaskId(id), TaskSpec::new("echo", "{}"), state, Wall(1_000))
 }
 
 fn state(state: TaskState) -> Happening {

@@ -143,6 +143,30 @@ pub struct TaskSpec {
     pub artifacts: Vec<ContentHash>,
 }
 
+impl TaskSpec {
+    /// Between 1 (first) and 5.
+    pub const USUAL_PRIORITY: u8 = 3;
+
+    /// A task about which nothing else is said: every field has its default.
+    pub fn new(capability: impl Into<Capability>, input: impl Into<Payload>) -> Self {
+        Self {
+            capability: capability.into(),
+            input: input.into(),
+            labels: BTreeMap::new(),
+            priority: Self::USUAL_PRIORITY,
+            queue_timeout: None,
+            execution_timeout: None,
+            deadline: None,
+            max_attempts: None,
+            session: None,
+            fairness_key: None,
+            retry: RetryWord::default(),
+            traceparent: None,
+            artifacts: Vec::new(),
+        }
+    }
+}
+
 /// Where a task is in its life; the words of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -449,4 +473,38 @@ pub struct TaskRecord {
     pub started_at: Option<Wall>,
     /// When it became final.
     pub finished_at: Option<Wall>,
+}
+
+#[cfg(test)]
+impl TaskRecord {
+    /// For tests: a kept task in that state, to which nothing else has happened. One that has ended did
+    /// so a second after it was accepted.
+    pub(crate) fn in_state(id: TaskId, spec: TaskSpec, state: TaskState, accepted: Wall) -> Self {
+        Self {
+            id,
+            tenant: Tenant::default_tenant(),
+            version: 1,
+            term: Term(1),
+            keep: Keep::Kept,
+            source: Source::Rest,
+            spec: Arc::new(spec),
+            state,
+            attempts: Vec::new(),
+            charged: 0,
+            deaths: 0,
+            output: None,
+            error: None,
+            usage: None,
+            artifacts: Vec::new(),
+            dead_letter: false,
+            hint: None,
+            pending_reason: None,
+            retry_of: None,
+            waited: Duration::ZERO,
+            submitted_at: accepted,
+            assigned_at: None,
+            started_at: None,
+            finished_at: state.is_final().then(|| accepted + Duration::from_secs(1)),
+        }
+    }
 }

@@ -147,21 +147,7 @@ impl Stage {
     fn submission(&mut self, capability: &str) -> Submission {
         let id = TaskId(self.next_task);
         self.next_task += 1;
-        let spec = TaskSpec {
-            capability: capability.into(),
-            input: "{}".into(),
-            labels: Default::default(),
-            priority: 3,
-            queue_timeout: None,
-            execution_timeout: None,
-            deadline: None,
-            max_attempts: None,
-            session: None,
-            fairness_key: None,
-            retry: RetryWord::Safe,
-            traceparent: None,
-            artifacts: Vec::new(),
-        };
+        let spec = TaskSpec::new(capability, "{}");
         Submission {
             id,
             tenant: Tenant::default_tenant(),

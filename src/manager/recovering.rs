@@ -57,9 +57,7 @@ fn failing(records: &[Record], fails: impl Fn(Vec<Record>) -> bool) -> Vec<(Tena
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{
-        Keep, KeyTaken, Now, Payload, Source, StoreId, TaskRecord, TaskSpec, TaskState, Term,
-    };
+    use crate::fleet::{KeyTaken, Now, StoreId, TaskRecord, TaskSpec, TaskState, Term, Wall};
     use crate::store::{Batch, StoreFault};
 
     /// What the journal is told about recoveries.
@@ -86,36 +84,9 @@ mod tests {
     }
 
     fn queued(id: u128) -> Record {
-        let spec: TaskSpec = serde_json::from_value(serde_json::json!({
-            "capability": "echo", "input": "{}", "labels": {}, "priority": 3, "retry": "Safe",
-        }))
-        .expect("a spec");
-        Record::Task(std::sync::Arc::new(TaskRecord {
-            id: TaskId(id),
-            tenant: Tenant::default_tenant(),
-            version: 1,
-            term: Term(1),
-            keep: Keep::Kept,
-            source: Source::Rest,
-            spec: std::sync::Arc::new(TaskSpec { input: Payload::from("{}"), ..spec }),
-            state: TaskState::Queued,
-            attempts: Vec::new(),
-            charged: 0,
-            deaths: 0,
-            output: None,
-            error: None,
-            usage: None,
-            artifacts: Vec::new(),
-            dead_letter: false,
-            hint: None,
-            pending_reason: None,
-            retry_of: None,
-            waited: std::time::Duration::ZERO,
-            submitted_at: Default::default(),
-            assigned_at: None,
-            started_at: None,
-            finished_at: None,
-        }))
+        let spec = TaskSpec::new("echo", "{}");
+        let task = TaskRecord::in_state(TaskId(id), spec, TaskState::Queued, Wall::default());
+        Record::Task(std::sync::Arc::new(task))
     }
 
     /// A core with a bug: it cannot stand the second task.

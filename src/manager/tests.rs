@@ -67,21 +67,7 @@ fn ask(input: &str) -> Ask {
         tenant: Tenant::default_tenant(),
         source: Source::Library,
         key: None,
-        spec: Arc::new(TaskSpec {
-            capability: "echo".into(),
-            input: input.into(),
-            labels: BTreeMap::new(),
-            priority: 3,
-            queue_timeout: None,
-            execution_timeout: None,
-            deadline: None,
-            max_attempts: None,
-            session: None,
-            fairness_key: None,
-            retry: RetryWord::Safe,
-            traceparent: None,
-            artifacts: Vec::new(),
-        }),
+        spec: Arc::new(TaskSpec::new("echo", input)),
         retry_of: None,
     }
 }

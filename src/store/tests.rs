@@ -1,57 +1,15 @@
 //! What every store must do, told once and held for each kind; and records to tell it with.
 
-use std::collections::BTreeMap;
-
 use super::sqlite::SqliteOptions;
 use super::*;
 use crate::fleet::{
-    AttemptOutcome, AttemptRecord, Epoch, Keep, KeyHash, Overlay, Payload, RetryWord, RosterEntry, Source,
-    TaskSpec, Wall,
+    AttemptOutcome, AttemptRecord, Epoch, Keep, KeyHash, Overlay, Payload, RosterEntry, TaskSpec, Wall,
 };
 
 /// A kept task that waits.
 pub(super) fn task(id: u128) -> TaskRecord {
-    let spec = TaskSpec {
-        capability: "echo".into(),
-        input: Payload::from(format!("{{\"n\":{id}}}")),
-        labels: BTreeMap::new(),
-        priority: 3,
-        queue_timeout: None,
-        execution_timeout: None,
-        deadline: None,
-        max_attempts: None,
-        session: None,
-        fairness_key: None,
-        retry: RetryWord::Safe,
-        traceparent: None,
-        artifacts: Vec::new(),
-    };
-    TaskRecord {
-        id: TaskId(id),
-        tenant: Tenant::default_tenant(),
-        version: 1,
-        term: Term(1),
-        keep: Keep::Kept,
-        source: Source::Rest,
-        spec: Arc::new(spec),
-        state: TaskState::Queued,
-        attempts: Vec::new(),
-        charged: 0,
-        deaths: 0,
-        output: None,
-        error: None,
-        usage: None,
-        artifacts: Vec::new(),
-        dead_letter: false,
-        hint: None,
-        pending_reason: None,
-        retry_of: None,
-        waited: Duration::ZERO,
-        submitted_at: now(),
-        assigned_at: None,
-        started_at: None,
-        finished_at: None,
-    }
+    let spec = TaskSpec::new("echo", format!("{{\"n\":{id}}}"));
+    TaskRecord::in_state(TaskId(id), spec, TaskState::Queued, now())
 }
 
 pub(super) fn now() -> Wall {

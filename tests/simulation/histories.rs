@@ -13,21 +13,7 @@ pub(crate) fn second(seconds: u64) -> Now {
 }
 
 fn spec(capability: &str) -> Arc<TaskSpec> {
-    Arc::new(TaskSpec {
-        capability: capability.into(),
-        input: "1".into(),
-        labels: BTreeMap::new(),
-        priority: 3,
-        queue_timeout: None,
-        execution_timeout: None,
-        deadline: None,
-        max_attempts: Some(3),
-        session: None,
-        fairness_key: None,
-        retry: RetryWord::Safe,
-        traceparent: None,
-        artifacts: Vec::new(),
-    })
+    Arc::new(TaskSpec { max_attempts: Some(3), ..TaskSpec::new(capability, "1") })
 }
 
 /// Task `number` arrives; its request has the same number.

@@ -225,7 +225,7 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
         labels: labels(fields)?,
         priority: fields
             .checked("priority", "a number from 1 (first) to 5", |number| (1..=5).contains(number))?
-            .unwrap_or(3),
+            .unwrap_or(TaskSpec::USUAL_PRIORITY),
         queue_timeout: fields.span("queue_timeout")?,
         execution_timeout: fields.span("execution_timeout")?,
         deadline: deadline(fields)?,

@@ -1,6 +1,5 @@
 //! The rules of keeping files, without a server or a worker.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,47 +120,7 @@ impl Room {
 }
 
 fn record(state: TaskState) -> TaskRecord {
-    let spec = TaskSpec {
-        capability: "echo".into(),
-        input: "{}".into(),
-        labels: BTreeMap::new(),
-        priority: 3,
-        queue_timeout: None,
-        execution_timeout: None,
-        deadline: None,
-        max_attempts: None,
-        session: None,
-        fairness_key: None,
-        retry: RetryWord::Safe,
-        traceparent: None,
-        artifacts: Vec::new(),
-    };
-    TaskRecord {
-        id: TASK,
-        tenant: Tenant::default_tenant(),
-        version: 1,
-        term: Term(1),
-        keep: Keep::Kept,
-        source: Source::Rest,
-        spec: Arc::new(spec),
-        state,
-        attempts: Vec::new(),
-        charged: 0,
-        deaths: 0,
-        output: None,
-        error: None,
-        usage: None,
-        artifacts: Vec::new(),
-        dead_letter: false,
-        hint: None,
-        pending_reason: None,
-        retry_of: None,
-        waited: Duration::ZERO,
-        submitted_at: Wall(1_000),
-        assigned_at: None,
-        started_at: None,
-        finished_at: state.is_final().then_some(Wall(2_000)),
-    }
+    TaskRecord::in_state(TASK, TaskSpec::new("echo", "{}"), state, Wall(1_000))
 }
 
 fn hash(bytes: &[u8]) -> ContentHash {

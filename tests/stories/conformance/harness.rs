@@ -257,20 +257,6 @@ pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
 }
 
 fn assignment((task, epoch): Key, input: &str, limit: Duration) -> Assignment {
-    let spec = TaskSpec {
-        capability: "echo.say".into(),
-        input: input.into(),
-        labels: Default::default(),
-        priority: 3,
-        queue_timeout: None,
-        execution_timeout: None,
-        deadline: None,
-        max_attempts: None,
-        session: None,
-        fairness_key: None,
-        retry: RetryWord::Safe,
-        traceparent: None,
-        artifacts: Vec::new(),
-    };
+    let spec = TaskSpec::new("echo.say", input);
     Assignment { task, epoch, number: 1, spec: Arc::new(spec), limit }
 }
