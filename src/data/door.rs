@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::TaskLogs;
 use super::artifacts::Artifacts;
-use crate::fleet::{Artifact, ConnId, Epoch, Fault, SideEffects, TaskError, TaskId};
+use crate::fleet::{Artifact, ConnId, Epoch, Fault, TaskError, TaskId};
 use crate::interface::{DataDoor, OutputStream, Upload, UploadTo};
 
 /// See the module.
@@ -24,14 +24,8 @@ impl DataDoors {
         if self.logs.is_open(to.conn, to.task, to.epoch) {
             return Ok(());
         }
-        Err(TaskError {
-            code: "artifact_not_open".into(),
-            message: "the attempt has ended, or is not this connection's".into(),
-            retryable: false,
-            fault: Fault::Worker,
-            side_effects: SideEffects::Possible,
-            details: None,
-        })
+        let message = "the attempt has ended, or is not this connection's";
+        Err(TaskError::new("artifact_not_open", message, Fault::Worker))
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::ids::*;
 use super::lifecycle::{Live, Phase, Retry};
 use super::planted::{Planted, planted};
-use super::registry::MAX_STUCK;
 use super::slab::{TaskIx, WorkerIx};
+use super::stopping::Stopped;
 use super::task::*;
 use super::timers::Timer;
 use super::words::*;
@@ -136,14 +136,8 @@ impl Fleet {
                 self.give_back(ix, AttemptOutcome::Rejected, "rejected");
             } else {
                 let message = format!("the worker refused it: {reason}");
-                self.tasks[ix].error = Some(TaskError {
-                    code: "rejected".into(),
-                    message: message.into(),
-                    retryable: false,
-                    fault: Fault::Caller,
-                    side_effects: SideEffects::None,
-                    details: None,
-                });
+                let error = TaskError::new("rejected", message, Fault::Caller);
+                self.tasks[ix].error = Some(TaskError { side_effects: SideEffects::None, ..error });
                 self.finish(ix, TaskState::Failed, Fault::Caller, false, Some(epoch));
             }
             self.steer(worker);
@@ -279,13 +273,9 @@ impl Fleet {
                 self.finish(ix, TaskState::Succeeded, Fault::None, false, Some(epoch))
             }
             AttemptOutcome::Failed => {
-                let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
-                    code: "failed".into(),
-                    message: "the worker reported a failure and no reason".into(),
-                    retryable: false,
-                    fault: Fault::Caller,
-                    side_effects: SideEffects::Possible,
-                    details: None,
+                let error = self.tasks[ix].error.get_or_insert_with(|| {
+                    let message = "the worker reported a failure and no reason";
+                    TaskError::new("failed", message, Fault::Caller)
                 });
                 let (fault, retryable) = (error.fault, error.retryable);
                 self.tasks[ix].charged += 1;
@@ -303,13 +293,8 @@ impl Fleet {
             AttemptOutcome::TimedOut => {
                 self.tasks[ix].charged += 1;
                 let overran = limit.map(|limit| (limit.code(), self.overran(ix, limit)));
-                let error = self.tasks[ix].error.get_or_insert_with(|| TaskError {
-                    code: "timeout".into(),
-                    message: "it ran longer than it may".into(),
-                    retryable: false,
-                    fault: Fault::Caller,
-                    side_effects: SideEffects::Possible,
-                    details: None,
+                let error = self.tasks[ix].error.get_or_insert_with(|| {
+                    TaskError::new("timeout", "it ran longer than it may", Fault::Caller)
                 });
                 // The worker knows that its time was up, and not which limit that was.
                 if let Some((code, message)) = overran {
@@ -438,14 +423,8 @@ impl Fleet {
     }
 
     fn lost_for_good(&mut self, ix: TaskIx, code: &str, message: &str, dead_letter: bool) -> Seq {
-        self.tasks[ix].error = Some(TaskError {
-            code: code.into(),
-            message: message.into(),
-            retryable: dead_letter,
-            fault: Fault::Worker,
-            side_effects: SideEffects::Possible,
-            details: None,
-        });
+        let error = TaskError::new(code, message, Fault::Worker);
+        self.tasks[ix].error = Some(TaskError { retryable: dead_letter, ..error });
         self.finish(ix, TaskState::Lost, Fault::Worker, dead_letter, None)
     }
 
@@ -478,161 +457,16 @@ impl Fleet {
         self.requeue(ix, delay, reason);
     }
 
-    fn try_again(&mut self, ix: TaskIx, outcome: AttemptOutcome) -> Seq {
+    pub(super) fn try_again(&mut self, ix: TaskIx, outcome: AttemptOutcome) -> Seq {
         self.tasks[ix].retry = Some(Retry { outcome, costs: true });
         let delay = self.retry_delay(self.tasks[ix].charged.saturating_sub(1));
         self.requeue(ix, delay, outcome.as_str())
     }
 
-    fn has_attempts_left(&self, ix: TaskIx) -> bool {
+    pub(super) fn has_attempts_left(&self, ix: TaskIx) -> bool {
         let task = &self.tasks[ix];
         planted(Planted::AttemptsUnbounded)
             || task.charged < task.spec.max_attempts.unwrap_or(self.settings.max_attempts).max(1)
-    }
-
-    /// Asks a task to stop.
-    pub(super) fn cancel(&mut self, id: TaskId, request: RequestId) {
-        let Some(ix) = self.by_id.get(&id).copied() else {
-            match self.finished.tasks.get(&id) {
-                Some(ended) => {
-                    let (seq, record) = (ended.seq, Arc::clone(&ended.record));
-                    self.show(record.keep, seq, Effect::Answer(request, Answer::Cancel(record)));
-                }
-                None => self.effect(Effect::Answer(request, Answer::Refused(Refusal::NoSuchTask))),
-            }
-            return;
-        };
-        let keep = self.tasks[ix].keep;
-        self.tasks[ix].cancel_asked.get_or_insert(self.now.mono);
-        if planted(Planted::SlotFreeAtCancel)
-            && let Some(worker) = self.tasks[ix].phase.live().map(|live| live.worker)
-        {
-            self.close_attempt(ix, AttemptOutcome::Cancelled, None);
-            self.refresh(worker);
-        }
-        match &mut self.tasks[ix].phase {
-            Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => {
-                if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {
-                    self.timers.clear(&mut recovering.timer);
-                }
-                self.leave_wait(ix);
-                let seq = self.cancelled_with(ix, Stopped::NeverStarted, None);
-                if let Some(ended) = self.finished.tasks.get(&id) {
-                    let record = Arc::clone(&ended.record);
-                    self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
-                }
-            }
-            Phase::Assigned(_) | Phase::Running(_) => {
-                if let Phase::Assigned(live) | Phase::Running(live) = self.set_phase(ix, Phase::Between) {
-                    self.begin_stop(ix, live);
-                }
-                let record = if keep == Keep::Passing { self.picture(ix) } else { self.write(ix) };
-                let seq = self.tasks[ix].seq;
-                self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
-            }
-            Phase::Cancelling(_) => {
-                let (seq, record) = (self.tasks[ix].seq, self.picture(ix));
-                self.show(keep, seq, Effect::Answer(request, Answer::Cancel(record)));
-            }
-        }
-    }
-
-    fn begin_stop(&mut self, ix: TaskIx, mut live: Live) {
-        self.timers.clear(&mut live.timer);
-        live.timer = Some(self.timers.set(self.now.mono + self.settings.cancel_grace, Timer::Limit(ix)));
-        let (epoch, worker, task) = (live.epoch, live.worker, self.tasks[ix].id);
-        self.set_phase(ix, Phase::Cancelling(live));
-        if let Some(conn) = self.registry.workers[worker].conn() {
-            self.effect(Effect::Order(conn, Order::Cancel { task, epoch, reason: "cancelled" }));
-        }
-        self.publish(ix, TaskState::Cancelling, None);
-    }
-
-    pub(super) fn cancelled(&mut self, ix: TaskIx, how: Stopped) {
-        self.cancelled_with(ix, how, None);
-    }
-
-    /// Finishes a task that somebody asked to stop, and tells how it was stopped.
-    fn cancelled_with(&mut self, ix: TaskIx, how: Stopped, recorded: Option<Epoch>) -> Seq {
-        let now = self.now.mono;
-        let task = &mut self.tasks[ix];
-        let started = task.started_at.is_some();
-        let took = task.cancel_asked.map_or(Duration::ZERO, |asked| now.since(asked));
-        let how = match how {
-            Stopped::NeverStarted if started => Stopped::BetweenAttempts,
-            Stopped::NeverStarted
-            | Stopped::BetweenAttempts
-            | Stopped::Graceful
-            | Stopped::Killed
-            | Stopped::Unconfirmed => how,
-        };
-        let details = format!("{{\"stopped\":\"{}\",\"took_ms\":{}}}", how.as_str(), took.as_millis());
-        task.error = Some(TaskError {
-            code: "cancelled".into(),
-            message: format!("it was cancelled on request; {}", how.sentence()).into(),
-            retryable: false,
-            fault: Fault::None,
-            side_effects: if started { SideEffects::Possible } else { SideEffects::None },
-            details: Some(Payload::from(details.as_str())),
-        });
-        self.finish(ix, TaskState::Cancelled, Fault::None, false, recorded)
-    }
-
-    /// An attempt has used up its time, or the grace that it had to stop in.
-    pub(super) fn limit(&mut self, ix: TaskIx) {
-        let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
-        let at = self.now.mono + self.settings.cancel_grace;
-        let Some(live) = self.tasks[ix].phase.live_mut() else { return };
-        live.timer = None;
-        let (epoch, worker, started, idempotent) =
-            (live.epoch, live.worker, live.started.is_some(), live.idempotent);
-        let limit = live.limit;
-        if !cancelling && !live.overdue {
-            live.overdue = true;
-            live.timer = Some(self.timers.set(at, Timer::Limit(ix)));
-            let task = self.tasks[ix].id;
-            if let Some(conn) = self.registry.workers[worker].conn() {
-                self.effect(Effect::Order(conn, Order::Cancel { task, epoch, reason: "timeout" }));
-            }
-            return;
-        }
-        let outcome = if cancelling { AttemptOutcome::Cancelled } else { AttemptOutcome::TimedOut };
-        let id = self.tasks[ix].id;
-        self.close_attempt(ix, outcome, Some("cancel_timeout"));
-        self.fence(worker, id, epoch);
-        if cancelling {
-            self.cancelled(ix, Stopped::Unconfirmed);
-        } else {
-            self.tasks[ix].charged += 1;
-            self.worker_failed(worker);
-            let safe = !started || idempotent || self.tasks[ix].spec.retry == RetryWord::Always;
-            if safe && self.has_attempts_left(ix) {
-                self.try_again(ix, AttemptOutcome::TimedOut);
-            } else {
-                let grace = self.settings.cancel_grace;
-                let message =
-                    format!("{}, and the worker did not stop it within {grace:?}", self.overran(ix, limit));
-                self.tasks[ix].error = Some(TaskError {
-                    code: "worker_stalled".into(),
-                    message: message.into(),
-                    retryable: safe,
-                    fault: Fault::Worker,
-                    side_effects: SideEffects::Possible,
-                    details: None,
-                });
-                self.finish(ix, TaskState::TimedOut, Fault::Worker, safe, None);
-            }
-        }
-        self.stalled(worker);
-    }
-
-    /// Remembers that a worker may still run an attempt that is its own no longer.
-    pub(super) fn fence(&mut self, worker: WorkerIx, task: TaskId, epoch: Epoch) {
-        let stuck = &mut self.registry.workers[worker].stuck;
-        stuck.insert((task, epoch));
-        if stuck.len() > MAX_STUCK {
-            stuck.pop_first();
-        }
     }
 
     /// The live attempt, if that worker has it.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::ids::{RequestId, Seq};
 use super::planted::{Planted, planted};
 use super::slab::WorkerIx;
-use super::words::{Answer, Effect, KeyTaken, Note, Record, Refusal};
-use super::{Fleet, Keep, KeyRow, TaskIx, TaskRecord};
+use super::words::{Answer, Effect, KeyTaken, Record, Refusal};
+use super::{Fleet, Keep, KeyRow, Note, TaskIx, TaskRecord};
 
 #[derive(Debug, Default)]
 pub(super) struct Gates {

@@ -4,19 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::finished::Ended;
 use super::ids::*;
-use super::lifecycle::{DeadlineAt, Ended, Phase, Task};
+use super::lifecycle::{DeadlineAt, Phase, Task};
 use super::planted::{Planted, planted};
 use super::slab::{DemandIx, TaskIx};
 use super::task::*;
 use super::words::*;
 use super::{Fleet, KeyRow, Note};
 
-/// How long a key names its task at least.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a key names its task at least, here and in every store.
+pub const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Keys held in memory at most: beyond it the oldest go even before their time.
-const MAX_KEYS: usize = 200_000;
+pub const MAX_KEYS: usize = 200_000;
 
 impl Fleet {
     pub(super) fn submit(&mut self, submission: Submission) {

@@ -1,10 +1,10 @@
 //! A task's life outside of attempts: waiting, given up, finished. How it came in is in `intake.rs`,
 //! its attempts are in `attempts.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::finished::Ended;
 use super::health::backoff;
 use super::ids::*;
 use super::limits::Limit;
@@ -17,16 +17,6 @@ use super::time::{Mono, Wall};
 use super::timers::{Timer, TimerKey};
 use super::words::*;
 use super::{Fleet, Note};
-
-/// Finished tasks that the core itself still answers for, until the archive surely has them.
-const FINISHED_KEPT: usize = 4_096;
-
-/// The same of passing ones, whose callers have had their answers: only their workers may ask once
-/// more. Few, so that what each task touches stays in the processor's cache.
-const FINISHED_PASSING: usize = 256;
-
-/// Bytes of inputs and outputs that those may hold, of each kind.
-const FINISHED_BYTES: usize = 16 << 20;
 
 /// Absolute deadlines are looked at so often at least, because the wall clock may jump.
 const WALL_LOOK: Duration = Duration::from_secs(60);
@@ -181,58 +171,6 @@ impl Task {
     /// The largest epoch issued for it.
     pub(super) fn newest(&self) -> Option<Epoch> {
         self.attempts.last().map(|attempt| attempt.epoch)
-    }
-}
-
-/// Tasks that ended a short while ago, bounded by number and bytes.
-#[derive(Debug, Default)]
-pub(super) struct Finished {
-    pub(super) tasks: BTreeMap<TaskId, Ended>,
-    kept: Ring,
-    passing: Ring,
-}
-
-/// Some of them in the order in which they ended.
-#[derive(Debug, Default)]
-struct Ring {
-    order: VecDeque<(TaskId, usize)>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) record: Arc<TaskRecord>,
-    pub(super) seq: Seq,
-    /// The attempt whose result was recorded.
-    pub(super) recorded: Option<Epoch>,
-}
-
-impl Finished {
-    fn add(&mut self, ended: Ended) {
-        let is_dead_letter = ended.record.dead_letter;
-        self.put(ended, is_dead_letter);
-    }
-
-    /// Takes in one that is, or was until now, a dead letter: people may repeat it.
-    pub(super) fn add_dead_letter(&mut self, ended: Ended) {
-        self.put(ended, true);
-    }
-
-    fn put(&mut self, ended: Ended, is_dead_letter: bool) {
-        let record = &ended.record;
-        let bytes = record.spec.input.as_str().len() + record.output.as_ref().map_or(0, |o| o.as_str().len());
-        let (ring, most) = match record.keep {
-            Keep::Passing if !is_dead_letter => (&mut self.passing, FINISHED_PASSING),
-            Keep::Passing | Keep::Kept | Keep::ByKey(_) => (&mut self.kept, FINISHED_KEPT),
-        };
-        ring.bytes += bytes;
-        ring.order.push_back((record.id, bytes));
-        self.tasks.insert(record.id, ended);
-        while ring.order.len() > most || (ring.bytes > FINISHED_BYTES && ring.order.len() > 1) {
-            let Some((oldest, bytes)) = ring.order.pop_front() else { break };
-            ring.bytes -= bytes;
-            self.tasks.remove(&oldest);
-        }
     }
 }
 
@@ -444,12 +382,9 @@ impl Fleet {
             | TaskState::Expired => Fault::Rollcall,
         };
         self.tasks[ix].error = Some(TaskError {
-            code: code.into(),
-            message: message.into(),
             retryable: !started && state != TaskState::Cancelled,
-            fault,
             side_effects: if started { SideEffects::Possible } else { SideEffects::None },
-            details: None,
+            ..TaskError::new(code, message, fault)
         });
         self.finish(ix, state, fault, false, None)
     }
@@ -464,18 +399,15 @@ impl Fleet {
         dead_letter: bool,
         recorded: Option<Epoch>,
     ) -> Seq {
-        if matches!(self.set_phase(ix, Phase::Between), Phase::Held) {
+        if matches!(self.tasks[ix].phase, Phase::Held) {
             self.count_accepted(ix);
         }
-        let Some(mut task) = self.tasks.remove(ix) else { return Seq(0) };
-        self.by_id.remove(&task.id);
-        self.timers.clear(&mut task.deadline);
-        self.balancer.demands[task.demand].tasks -= 1;
-        self.bytes -= task.spec.input.as_str().len() as u64;
+        let Some(mut task) = self.take_out(ix) else { return Seq(0) };
         let mut record = TaskRecord {
             attempts: std::mem::take(&mut task.attempts),
             output: task.output.take(),
             error: task.error.take(),
+            artifacts: std::mem::take(&mut task.artifacts),
             ..self.describe(&task, state, task.version + 1)
         };
         record.finished_at = Some(self.now.wall);
@@ -504,12 +436,18 @@ impl Fleet {
 
     /// Takes a task out that was never written: as if it had not been submitted.
     pub(super) fn withdraw(&mut self, ix: TaskIx) {
+        self.take_out(ix);
+    }
+
+    /// Takes a task out of everything that counts or finds it.
+    fn take_out(&mut self, ix: TaskIx) -> Option<Task> {
         self.set_phase(ix, Phase::Between);
-        let Some(mut task) = self.tasks.remove(ix) else { return };
+        let mut task = self.tasks.remove(ix)?;
         self.by_id.remove(&task.id);
         self.timers.clear(&mut task.deadline);
         self.balancer.demands[task.demand].tasks -= 1;
         self.bytes -= task.spec.input.as_str().len() as u64;
+        Some(task)
     }
 
     /// Moves a task between phases and keeps the counts.

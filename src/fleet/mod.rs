@@ -14,6 +14,7 @@ mod balancer;
 mod budget;
 mod check;
 mod explain;
+mod finished;
 mod gates;
 mod health;
 mod ids;
@@ -21,6 +22,7 @@ mod intake;
 mod lifecycle;
 mod limits;
 mod links;
+mod notes;
 mod placement;
 mod planted;
 mod queue;
@@ -31,6 +33,7 @@ pub mod replay;
 mod show;
 mod slab;
 mod steer;
+mod stopping;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -50,6 +53,8 @@ use rand::{RngExt, SeedableRng};
 
 pub use check::Violation;
 pub use ids::*;
+pub use intake::{KEY_LIFE, MAX_KEYS};
+pub use notes::*;
 #[cfg(all(feature = "planted-bugs", debug_assertions))]
 pub use planted::{Planted, plant};
 pub use task::*;
@@ -60,8 +65,9 @@ pub use words::*;
 
 use balancer::LoadBalancer;
 use budget::RetryBudgets;
+use finished::Finished;
 use gates::Gates;
-use lifecycle::{Finished, Task};
+use lifecycle::Task;
 #[cfg(not(all(feature = "planted-bugs", debug_assertions)))]
 use planted::Planted;
 use planted::planted;

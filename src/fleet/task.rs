@@ -55,43 +55,6 @@ impl Source {
     }
 }
 
-/// How a cancelled task was stopped; the words of `error.details.stopped`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stopped {
-    /// No worker had begun it.
-    NeverStarted,
-    /// It waited for another attempt.
-    BetweenAttempts,
-    /// It stopped by itself when it was told.
-    Graceful,
-    /// Its worker ended it by force.
-    Killed,
-    /// Its worker did not confirm, and was cut off.
-    Unconfirmed,
-}
-
-impl Stopped {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::NeverStarted => "never_started",
-            Self::BetweenAttempts => "between_attempts",
-            Self::Graceful => "graceful",
-            Self::Killed => "killed",
-            Self::Unconfirmed => "unconfirmed",
-        }
-    }
-
-    pub(super) fn sentence(self) -> &'static str {
-        match self {
-            Self::NeverStarted => "no worker had begun it",
-            Self::BetweenAttempts => "it was waiting for another attempt",
-            Self::Graceful => "it stopped by itself when it was told",
-            Self::Killed => "it did not stop by itself and was killed",
-            Self::Unconfirmed => "its worker did not confirm that it stopped, and it may still run there",
-        }
-    }
-}
-
 /// When a task must have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deadline {
@@ -341,6 +304,20 @@ pub struct TaskError {
     pub side_effects: SideEffects,
     /// The worker's own details, JSON.
     pub details: Option<Payload>,
+}
+
+impl TaskError {
+    /// One that another attempt would not better, of work that may have had effects.
+    pub fn new(code: impl Into<Arc<str>>, message: impl Into<Arc<str>>, fault: Fault) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retryable: false,
+            fault,
+            side_effects: SideEffects::Possible,
+            details: None,
+        }
+    }
 }
 
 /// What an attempt used.

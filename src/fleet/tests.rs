@@ -492,14 +492,7 @@ fn a_cancelled_task_tells_how_it_was_stopped_and_how_long_that_took() {
         let (conn, epoch) = stage.accept(task);
         stage.tell(Event::Cancel(task, RequestId(99)));
         stage.advance(Duration::from_millis(1_500));
-        let error = code.map(|code: &str| TaskError {
-            code: code.into(),
-            message: "stopped".into(),
-            retryable: false,
-            fault: Fault::Caller,
-            side_effects: SideEffects::Possible,
-            details: None,
-        });
+        let error = code.map(|code: &str| TaskError::new(code, "stopped", Fault::Caller));
         let status = AttemptOutcome::Cancelled;
         let report =
             ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };

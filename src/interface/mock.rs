@@ -343,8 +343,7 @@ impl MockWorker {
 }
 
 fn error(code: &str, message: &str, retryable: bool, fault: Fault) -> TaskError {
-    let side_effects = SideEffects::None;
-    TaskError { code: code.into(), message: message.into(), retryable, fault, side_effects, details: None }
+    TaskError { retryable, side_effects: SideEffects::None, ..TaskError::new(code, message, fault) }
 }
 
 /// What lacks a file has not succeeded.

@@ -1,10 +1,9 @@
 //! Who waits for what: callers by request, and by task. The core knows neither.
 
-use std::collections::hash_map::Entry;
-use std::iter;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::handle::Waited;
@@ -28,7 +27,7 @@ impl Waiter {
 }
 
 /// Nearly always there is one, who needs no list.
-type Waiters = (Waiter, Vec<Waiter>);
+type Waiters = SmallVec<[Waiter; 1]>;
 
 #[derive(Default)]
 pub(super) struct Callers {
@@ -44,10 +43,7 @@ impl Callers {
     }
 
     pub(super) fn waits(&mut self, task: TaskId, waiter: Waiter) {
-        match self.waiters.entry(task) {
-            Entry::Vacant(place) => drop(place.insert((waiter, Vec::new()))),
-            Entry::Occupied(mut place) => place.get_mut().1.push(waiter),
-        }
+        self.waiters.entry(task).or_default().push(waiter);
     }
 
     pub(super) fn submits(&mut self, request: RequestId, task: TaskId, reply: oneshot::Sender<Waited>) {
@@ -90,24 +86,14 @@ impl Callers {
 
     /// Takes out all who wait for a task.
     fn of(&mut self, task: TaskId) -> impl Iterator<Item = Waiter> + use<> {
-        self.waiters.remove(&task).into_iter().flat_map(|(first, others)| iter::once(first).chain(others))
+        self.waiters.remove(&task).into_iter().flatten()
     }
 
     /// Forgets those who have hung up while their task waits on; called now and then.
     pub(super) fn sweep(&mut self) {
-        self.waiters.retain(|_, (first, others)| {
-            others.retain(Waiter::still_waits);
-            match others.pop() {
-                Some(other) if !first.still_waits() => {
-                    *first = other;
-                    true
-                }
-                Some(other) => {
-                    others.push(other);
-                    true
-                }
-                None => first.still_waits(),
-            }
+        self.waiters.retain(|_, waiters| {
+            waiters.retain(|waiter| waiter.still_waits());
+            !waiters.is_empty()
         });
         self.requests.retain(|_, reply| !reply.is_closed());
     }

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{
     Archive, Batch, Journal, Limits, Opened, Page, Query, ReadFault, Retention, StoreFault, TaskLog,
 };
-use crate::fleet::{Keep, KeyTaken, Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall};
+use crate::fleet::{
+    KEY_LIFE, Keep, KeyTaken, MAX_KEYS, Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall,
+};
 
 /// However much disk the retention would allow, memory keeps no more finished tasks...
 const MAX_TASKS: u64 = 10_000;
@@ -22,12 +23,6 @@ const MAX_PASSING: u64 = 500;
 
 /// ... and no more bytes of them.
 const MAX_BYTES: u64 = 64 << 20;
-
-/// A key names its task so long at least.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
-
-/// Keys at most: beyond it the oldest go even before their time.
-const MAX_KEYS: usize = 200_000;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]

@@ -16,9 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{error, warn};
 
 use super::TaskLogs;
-use crate::fleet::{
-    Artifact, ContentHash, Epoch, Fault, Record, SideEffects, TaskError, TaskId, TaskRecord, Tenant,
-};
+use crate::fleet::{Artifact, ContentHash, Epoch, Fault, Record, TaskError, TaskId, TaskRecord, Tenant};
 use crate::interface::{Upload, UploadTo};
 use crate::store::{Archive, Limits};
 
@@ -404,14 +402,7 @@ fn check(name: &str, media_type: &str) -> Result<(), TaskError> {
 }
 
 fn refused(code: &str, message: String, fault: Fault) -> TaskError {
-    TaskError {
-        code: code.into(),
-        message: message.into(),
-        retryable: fault == Fault::Rollcall,
-        fault,
-        side_effects: SideEffects::Possible,
-        details: None,
-    }
+    TaskError { retryable: fault == Fault::Rollcall, ..TaskError::new(code, message, fault) }
 }
 
 #[cfg(test)]

@@ -55,14 +55,7 @@ fn dead_letter(stage: &mut Stage) -> TaskId {
     let task = submission.id;
     stage.tell(Event::Submit(Box::new(Submission { keep: Keep::Kept, spec, ..submission })));
     let (conn, epoch) = stage.accept(task);
-    let error = TaskError {
-        code: "no".into(),
-        message: "no".into(),
-        retryable: true,
-        fault: Fault::Caller,
-        side_effects: SideEffects::None,
-        details: None,
-    };
+    let error = TaskError { retryable: true, ..TaskError::new("no", "no", Fault::Caller) };
     let (status, error) = (AttemptOutcome::Failed, Some(error));
     let report =
         ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };

@@ -6,14 +6,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::journal::{SqliteJournal, now};
 use super::put::Counts;
 use super::{Failed, id_of};
-use crate::fleet::TaskId;
+use crate::fleet::{KEY_LIFE, TaskId};
 use crate::store::{Retention, StoreFault};
 
 /// Tasks, and keys, deleted at once.
 const ROWS: i64 = 512;
-
-/// A key names its task so long at least, in milliseconds.
-const KEY_LIFE: i64 = 24 * 3_600 * 1_000;
 
 /// Free pages that are kept for what comes next; beyond it they go back to the disk.
 const SPARE_PAGES: i64 = 1_024;
@@ -78,7 +75,7 @@ impl Due {
         db.prepare_cached("DELETE FROM logs WHERE task = ?1")?.execute([id])?;
         let Some(key) = &self.key else { return Ok(()) };
         // A young key outlives its task: it still must not make a second one.
-        let old = now.saturating_sub(KEY_LIFE);
+        let old = old_key(now);
         let gone = db
             .prepare_cached("DELETE FROM keys WHERE tenant = ?1 AND key = ?2 AND task = ?3 AND since < ?4")?
             .execute(params![self.tenant, key, id, old])?;
@@ -119,7 +116,12 @@ fn has_old_orphans(db: &Connection, now: i64) -> Result<bool, Failed> {
         .prepare_cached("SELECT since FROM keys WHERE orphan = 1 ORDER BY since LIMIT 1")?
         .query_row([], |row| row.get(0))
         .optional()?;
-    Ok(oldest.is_some_and(|since| since < now.saturating_sub(KEY_LIFE)))
+    Ok(oldest.is_some_and(|since| since < old_key(now)))
+}
+
+/// Keys from before this time of day, in milliseconds, may go.
+fn old_key(now: i64) -> i64 {
+    now.saturating_sub(KEY_LIFE.as_secs() as i64 * 1_000)
 }
 
 fn forget_orphans(db: &Connection, now: i64) -> Result<(), Failed> {
@@ -127,7 +129,7 @@ fn forget_orphans(db: &Connection, now: i64) -> Result<(), Failed> {
         "DELETE FROM keys WHERE (tenant, key) IN (
              SELECT tenant, key FROM keys WHERE orphan = 1 AND since < ?1 ORDER BY since LIMIT ?2)",
     )?
-    .execute(params![now.saturating_sub(KEY_LIFE), ROWS])?;
+    .execute(params![old_key(now), ROWS])?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 use super::ending::End;
 use super::{Link, translate};
 use crate::fleet::{
-    Artifact, AttemptOutcome, Epoch, Fault, Payload, Report, ResultReport, SideEffects, TaskError, TaskId,
+    Artifact, AttemptOutcome, Epoch, Fault, Payload, Report, ResultReport, TaskError, TaskId,
 };
 use crate::interface::{Upload, UploadNews, UploadTo};
 
@@ -301,12 +301,5 @@ fn reference(artifact: &Artifact) -> Payload {
 }
 
 fn refused(code: &str, message: String) -> TaskError {
-    TaskError {
-        code: code.into(),
-        message: message.into(),
-        retryable: false,
-        fault: Fault::Worker,
-        side_effects: SideEffects::Possible,
-        details: None,
-    }
+    TaskError::new(code, message, Fault::Worker)
 }
