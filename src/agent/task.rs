@@ -190,8 +190,9 @@ impl From<CallError> for ExecuteError {
         match error {
             CallError::Refused(refusal) => Self::Refused(refusal),
             CallError::Invalid(invalid) => Self::Input(invalid),
-            // An agent asks for no stored task.
-            CallError::Stopped | CallError::Unread(_) => Self::Stopped,
+            CallError::UnknownArtifact(hash) => Self::Invalid(format!("no file has the SHA-256 {hash}")),
+            // An agent asks for no stored task, and its inputs are no files.
+            CallError::Stopped | CallError::Unread(_) | CallError::Disk(_) => Self::Stopped,
         }
     }
 }

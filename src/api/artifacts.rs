@@ -113,25 +113,6 @@ pub(super) async fn give(state: &AppState, request: Request<Incoming>) -> Reply 
     Ok(answer)
 }
 
-/// Sees that what an input refers to is there, and stays until the task is.
-///
-/// # Errors
-/// 422 for what is not there.
-pub(super) async fn check(state: &AppState, hashes: &[ContentHash]) -> Result<(), Refused> {
-    if hashes.is_empty() {
-        return Ok(());
-    }
-    let (artifacts, hashes) = (Arc::clone(state.manager().artifacts()), hashes.to_vec());
-    let missing = blocking(move || artifacts.missing(&hashes)).await?;
-    match missing {
-        None => Ok(()),
-        Some(hash) => {
-            let unknown = problem::UNKNOWN_ARTIFACT.with(format!("no file has the SHA-256 {hash}"));
-            Err(unknown.field("input").hint("send its bytes to POST /v1/artifacts first").into())
-        }
-    }
-}
-
 /// Writes what comes; `None` is the end, and without it the upload broke off.
 fn write(
     artifacts: &Artifacts,

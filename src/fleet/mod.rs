@@ -118,10 +118,12 @@ pub struct Fleet {
 }
 
 /// What an idempotency key names.
-#[derive(Debug, Clone)]
-struct KeyRow {
-    task: TaskId,
-    body: u128,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The task that it was first sent with.
+    pub task: TaskId,
+    /// The body that was sent; see [`KeyHash`].
+    pub body: u128,
 }
 
 impl Fleet {

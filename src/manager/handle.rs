@@ -77,6 +77,10 @@ pub enum CallError {
     Refused(Refusal),
     /// The workers of the capability take other inputs.
     Invalid(Box<InvalidInput>),
+    /// The input refers to a file that is not here.
+    UnknownArtifact(ContentHash),
+    /// The disk that holds the artifacts failed.
+    Disk(Arc<str>),
     /// The server has stopped, or stops before the task could end.
     Stopped,
     /// The store could not be read.
@@ -186,127 +190,6 @@ pub(crate) struct Shared {
 pub struct Manager(pub(crate) Arc<Shared>);
 
 impl Manager {
-    /// Submits a task that is kept: the answer comes once its record is durable, and the task goes
-    /// on whether or not anybody listens.
-    ///
-    /// # Errors
-    /// [`CallError::Refused`] or [`CallError::Invalid`] with the reason, [`CallError::Stopped`] when
-    /// the server is gone.
-    pub async fn submit(&self, ask: Ask) -> Result<Submitted, CallError> {
-        self.check(&ask).await?;
-        let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
-        let tenant = ask.tenant.clone();
-        let lane = self.lane().await?;
-        let submission = self.submission(ask, keep)?;
-        let (reply, answer) = oneshot::channel();
-        lane.send(Call::Ask(submission.request, Event::Submit(submission), reply));
-        let answer = answer.await.map_err(|_| CallError::Stopped)?;
-        self.submitted(&tenant, answer).await
-    }
-
-    /// Submits many tasks that are all kept. Those that are accepted are one commit; each has an
-    /// answer of its own, in the order asked. A caller who drops this future takes nothing back.
-    pub async fn submit_all(&self, asks: Vec<Ask>) -> Vec<Result<Submitted, CallError>> {
-        let mut checked = Vec::with_capacity(asks.len());
-        for ask in asks {
-            checked.push(self.check(&ask).await.map(|()| ask));
-            // Each check may take a moment: the fleet goes on between them.
-            tokio::task::yield_now().await;
-        }
-        let Ok(lane) = self.lane().await else {
-            return checked.into_iter().map(|ask| ask.and(Err(CallError::Stopped))).collect();
-        };
-        let mut submissions = Vec::with_capacity(checked.len());
-        let mut waiting = Vec::with_capacity(checked.len());
-        for ask in checked {
-            waiting.push(ask.and_then(|ask| {
-                let keep = ask.key.map_or(Keep::Kept, Keep::ByKey);
-                let tenant = ask.tenant.clone();
-                let submission = self.submission(ask, keep)?;
-                let (reply, answer) = oneshot::channel();
-                submissions.push((submission, reply));
-                Ok((tenant, answer))
-            }));
-        }
-        lane.send(Call::SubmitAll(submissions));
-        let mut answers = Vec::with_capacity(waiting.len());
-        for waits in waiting {
-            answers.push(match waits {
-                Ok((tenant, answer)) => match answer.await {
-                    Ok(answer) => self.submitted(&tenant, answer).await,
-                    Err(_) => Err(CallError::Stopped),
-                },
-                Err(refused) => Err(refused),
-            });
-        }
-        answers
-    }
-
-    async fn submitted(&self, tenant: &Tenant, answer: Answer) -> Result<Submitted, CallError> {
-        match answer {
-            Answer::Accepted(record) => Ok(Submitted::Accepted(record)),
-            Answer::Replayed(record) => Ok(Submitted::Replayed(record)),
-            Answer::ReplayedFromArchive(task) => self.task(tenant, task).await.map(Submitted::Replayed),
-            Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Cancel(_) | Answer::Done => Err(CallError::Stopped),
-        }
-    }
-
-    /// Submits a task and waits up to `patience` for its end. A task that has not ended by then is
-    /// kept and goes on. Without a key, a caller who drops this future before the task was handed
-    /// to a worker takes the task back.
-    ///
-    /// # Errors
-    /// As [`Manager::submit`].
-    pub async fn execute(&self, ask: Ask, patience: Duration) -> Result<Submitted, CallError> {
-        if ask.key.is_some() {
-            let submitted = self.submit(ask).await?;
-            let (Submitted::Finished(record) | Submitted::Accepted(record) | Submitted::Replayed(record)) =
-                &submitted;
-            if record.state.is_final() {
-                return Ok(submitted);
-            }
-            let replayed = matches!(submitted, Submitted::Replayed(_));
-            return Ok(match self.finished(record.id, patience).await? {
-                Some(record) if replayed => Submitted::Replayed(record),
-                Some(record) => Submitted::Finished(record),
-                None => submitted,
-            });
-        }
-        self.check(&ask).await?;
-        let lane = self.lane().await?;
-        let submission = self.submission(ask, Keep::Passing)?;
-        let task = submission.id;
-        let (reply, waited) = oneshot::channel();
-        lane.send(Call::SubmitAndWait(submission, reply));
-        let caller = WaitingCaller { manager: self, task, done: false };
-        match tokio::time::timeout(patience, waited).await {
-            Ok(heard) => {
-                caller.heard();
-                match heard.map_err(|_| CallError::Stopped)? {
-                    Waited::Finished(record) => Ok(Submitted::Finished(record)),
-                    Waited::Refused(refusal) => Err(refusal.into()),
-                }
-            }
-            Err(_) => {
-                let request = self.request();
-                let promoted = self.ask(request, Event::Promote(task, request)).await;
-                caller.heard();
-                match promoted? {
-                    Answer::Accepted(record) | Answer::Replayed(record) | Answer::Cancel(record) => {
-                        Ok(if record.state.is_final() {
-                            Submitted::Finished(record)
-                        } else {
-                            Submitted::Accepted(record)
-                        })
-                    }
-                    Answer::Refused(refusal) => Err(refusal.into()),
-                    Answer::Done | Answer::ReplayedFromArchive(_) => Err(CallError::Stopped),
-                }
-            }
-        }
-    }
-
     /// Waits up to `patience` for a task's end; `None` when it has not come by then.
     ///
     /// # Errors
@@ -513,83 +396,17 @@ impl Manager {
         }
     }
 
-    /// Whether the workers would take this input, as far as their schemas say.
-    async fn check(&self, ask: &Ask) -> Result<(), CallError> {
-        // A reference stands for what only the worker gets to see.
-        if !ask.spec.artifacts.is_empty() {
-            return Ok(());
-        }
-        let checked = self.0.schemas.check(&ask.spec.capability, &ask.spec.input).await;
-        checked.map_err(|invalid| {
-            self.0.metrics.note(&Note::Submitted {
-                capability: ask.spec.capability.clone(),
-                source: ask.source,
-                outcome: "invalid",
-            });
-            CallError::Invalid(Box::new(invalid))
-        })
-    }
-
-    fn submission(&self, ask: Ask, keep: Keep) -> Result<Box<Submission>, CallError> {
-        let bytes = ask.spec.input.as_str().len() as u64;
-        if let Err(depth) = self.0.admission.enter(bytes) {
-            self.0.metrics.note(&Note::Submitted {
-                capability: ask.spec.capability.clone(),
-                source: ask.source,
-                outcome: "queue_full",
-            });
-            return Err(Refusal::QueueFull { depth }.into());
-        }
-        Ok(Box::new(Submission {
-            id: self.0.clock.task_id(),
-            tenant: ask.tenant,
-            request: self.request(),
-            keep,
-            source: ask.source,
-            spec: ask.spec,
-            retry_of: ask.retry_of,
-        }))
-    }
-
-    fn request(&self) -> RequestId {
+    pub(super) fn request(&self) -> RequestId {
         RequestId(self.0.next_request.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A place in the lane to the loop. A submission has one before it is let in: a caller who hangs
-    /// up while the lane is full must not leave it counted for ever.
-    async fn lane(&self) -> Result<mpsc::Permit<'_, Call>, CallError> {
-        self.0.calls.reserve().await.map_err(|_| CallError::Stopped)
-    }
-
-    async fn call(&self, call: Call) -> Result<(), CallError> {
+    pub(super) async fn call(&self, call: Call) -> Result<(), CallError> {
         self.0.calls.send(call).await.map_err(|_| CallError::Stopped)
     }
 
-    async fn ask(&self, request: RequestId, event: Event) -> Result<Answer, CallError> {
+    pub(super) async fn ask(&self, request: RequestId, event: Event) -> Result<Answer, CallError> {
         let (reply, answer) = oneshot::channel();
         self.call(Call::Ask(request, event, reply)).await?;
         answer.await.map_err(|_| CallError::Stopped)
-    }
-}
-
-/// Tells the core that a waiting caller has hung up, unless it was answered first.
-struct WaitingCaller<'a> {
-    manager: &'a Manager,
-    task: TaskId,
-    done: bool,
-}
-
-impl WaitingCaller<'_> {
-    fn heard(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for WaitingCaller<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            // A full lane only means that the task runs although nobody waits for it any more.
-            drop(self.manager.0.calls.try_send(Call::Tell(Event::Abandoned(self.task))));
-        }
     }
 }

@@ -12,6 +12,7 @@ mod recorder;
 mod recovering;
 mod ring;
 mod run;
+mod submit;
 #[cfg(test)]
 mod tests;
 mod views;

@@ -11,7 +11,7 @@ use super::{
     Archive, Batch, Journal, Limits, Opened, Page, Query, ReadFault, Retention, StoreFault, TaskLog,
 };
 use crate::fleet::{
-    KEY_LIFE, Keep, KeyTaken, MAX_KEYS, Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall,
+    KEY_LIFE, Keep, KeyRow, KeyTaken, MAX_KEYS, Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall,
 };
 
 /// However much disk the retention would allow, memory keeps no more finished tasks...
@@ -185,6 +185,11 @@ impl Archive for MemoryStore {
 
     fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault> {
         Ok(self.shelf().tasks.get(&id).filter(|record| record.tenant == *tenant).cloned())
+    }
+
+    fn key(&self, tenant: &Tenant, key: u128) -> Result<Option<KeyRow>, ReadFault> {
+        let row = self.shelf().keys.get(&(tenant.clone(), key)).copied();
+        Ok(row.map(|(task, body)| KeyRow { task, body }))
     }
 
     fn list(&self, query: &Query) -> Result<Page, ReadFault> {

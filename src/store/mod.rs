@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use crate::config::RetentionConfig;
 use crate::fleet::{
-    Capability, KeyTaken, Record, Seq, StoreId, TaskId, TaskRecord, TaskState, Tenant, Term, WorkerName,
+    Capability, KeyRow, KeyTaken, Record, Seq, StoreId, TaskId, TaskRecord, TaskState, Tenant, Term,
+    WorkerName,
 };
 
 mod memory;
@@ -195,6 +196,12 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// See [`ReadFault`].
     fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault>;
+
+    /// The task that has a key.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    fn key(&self, tenant: &Tenant, key: u128) -> Result<Option<KeyRow>, ReadFault>;
 
     /// A page of tasks, newest first. A damaged record is left out, logged and counted.
     ///

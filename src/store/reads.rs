@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::{Archive, Page, Query, ReadFault};
-use crate::fleet::{TaskId, TaskRecord, Tenant};
+use crate::fleet::{KeyRow, TaskId, TaskRecord, Tenant};
 use crate::telemetry::{Metrics, StoreStep};
 
 /// Reads at once. More would only take the disk and the processor from the journal.
@@ -44,6 +44,15 @@ impl Reads {
     pub async fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault> {
         let tenant = tenant.clone();
         self.read(move |archive| archive.task(&tenant, id)).await
+    }
+
+    /// The task that has a key.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    pub async fn key(&self, tenant: &Tenant, key: u128) -> Result<Option<KeyRow>, ReadFault> {
+        let tenant = tenant.clone();
+        self.read(move |archive| archive.key(&tenant, key)).await
     }
 
     /// A page of tasks, newest first.

@@ -10,6 +10,7 @@ mod durability;
 mod http_api;
 mod input_schemas;
 mod kept_output;
+mod keyed_replays;
 mod launching;
 mod metrics;
 mod protocol_doc;

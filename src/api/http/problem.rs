@@ -263,6 +263,13 @@ impl From<CallError> for Problem {
                 problem.errors = invalid.errors;
                 problem
             }
+            CallError::UnknownArtifact(hash) => {
+                let unknown = UNKNOWN_ARTIFACT.with(format!("no file has the SHA-256 {hash}"));
+                unknown.field("input").hint("send its bytes to POST /v1/artifacts first")
+            }
+            CallError::Disk(error) => {
+                INTERNAL.with(format!("the disk under `server.data_dir` failed: {error}"))
+            }
             CallError::Stopped => STOPPED
                 .with("the server stopped; whether a task of this request began is not known")
                 .hint("send it again with an Idempotency-Key once the server is back")

@@ -12,11 +12,11 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 
 use super::{IDEMPOTENCY_KEY, aside, ask, digest, json_form, traceparent};
+use crate::api::AppState;
 use crate::api::http::body::{self, Reply, json};
 use crate::api::http::json::{Object, write_list};
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{Query, invalid, unknown};
-use crate::api::{AppState, artifacts};
 use crate::config::Config;
 use crate::fleet::{KeyHash, Source, TaskRecord, Tenant};
 use crate::manager::{Ask, CallError, Submitted};
@@ -40,14 +40,7 @@ pub(crate) async fn submit(state: &AppState, config: &Config, request: Request<I
     let traceparent = traceparent(request.headers());
     let max_task = config.server.max_body;
     let body = body::read(request.into_body(), max_task.saturating_mul(BODY_FACTOR)).await?;
-    let mut asks = aside(body.len(), move || read(&body, max_task, traceparent.as_ref())).await??;
-    for ask in &mut asks {
-        if let Ok(good) = ask
-            && let Err(problem) = artifacts::check(state, &good.spec.artifacts).await
-        {
-            *ask = Err(problem);
-        }
-    }
+    let asks = aside(body.len(), move || read(&body, max_task, traceparent.as_ref())).await??;
     let mut good = Vec::with_capacity(asks.len());
     let refused: Vec<Option<Refused>> =
         asks.into_iter().map(|ask| ask.map(|ask| good.push(ask)).err()).collect();

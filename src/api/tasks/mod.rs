@@ -8,12 +8,12 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Request, StatusCode};
 use sha2::{Digest, Sha256};
 
+use super::AppState;
 use super::http::body::{self, Answer, Reply, json};
 use super::http::json::{Object, write_list};
 use super::http::problem::{self, Problem, Refused};
 use super::http::query::{Query, invalid};
 use super::routes::LIST_QUERY;
-use super::{AppState, artifacts};
 use crate::config::Config;
 use crate::fleet::{
     Capability, Deadline, KeyHash, Refusal, Source, TaskId, TaskRecord, TaskSpec, TaskState, Tenant,
@@ -54,9 +54,6 @@ pub(super) async fn submit(state: &AppState, config: &Config, request: Request<I
     let body = body::read(request.into_body(), config.server.max_body).await?;
     let mut spec = ask::read(&body)?;
     spec.traceparent = traceparent;
-    if !spec.artifacts.is_empty() {
-        artifacts::check(state, &spec.artifacts).await?;
-    }
     if patience.is_some() && spec.queue_timeout.is_none() {
         spec.queue_timeout = Some(config.topology.settings.queue_timeout);
     }
@@ -188,7 +185,6 @@ pub(super) async fn retry(state: &AppState, id: &str) -> Reply {
             .hint("cancel it first, or wait for its end")
             .into());
     }
-    artifacts::check(state, &task.spec.artifacts).await?;
     let mut spec = TaskSpec::clone(&task.spec);
     // A time of day that has passed would end the new task at once.
     let now = state.manager().clock().now().wall;

@@ -11,8 +11,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row};
 
 use super::codec::{self, Damage, verify};
 use super::connect::{is_damage, reader};
+use super::put::key_row;
 use super::{Failed, Shared, bytes_of, id_of, stored};
-use crate::fleet::{TaskId, TaskRecord, Tenant};
+use crate::fleet::{KeyRow, TaskId, TaskRecord, Tenant};
 use crate::store::{Archive, Page, Query, ReadFault};
 
 /// A read that takes longer is given up: it may be a filter that fits almost nothing in a million
@@ -96,6 +97,10 @@ impl Archive for SqliteArchive {
                 db.prepare_cached(&sql)?.query_row((tenant.as_str(), bytes_of(id)), Stored::of).optional()?;
             row.map(|row| row.decode(db)).transpose()
         })
+    }
+
+    fn key(&self, tenant: &Tenant, key: u128) -> Result<Option<KeyRow>, ReadFault> {
+        self.read(|db| key_row(db, tenant.as_str(), key))
     }
 
     fn list(&self, query: &Query) -> Result<Page, ReadFault> {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::codec::{self, Damage, checksum, encoded, task_checksum};
 use super::{Failed, bytes_of, id_of, number_of, stored};
 use crate::fleet::{
-    Keep, KeyHash, KeyTaken, Overlay, Record, RosterEntry, Seq, TaskId, TaskRecord, WorkerName,
+    Keep, KeyHash, KeyRow, KeyTaken, Overlay, Record, RosterEntry, Seq, TaskId, TaskRecord, WorkerName,
 };
 use crate::store::{Batch, TaskLog};
 
@@ -153,24 +153,8 @@ impl Put<'_> {
     fn claim(&self, seq: Seq, task: &TaskRecord, hash: KeyHash) -> Result<Option<KeyTaken>, Failed> {
         let tenant = task.tenant.as_str();
         let key = hash.key.to_be_bytes();
-        let row = self
-            .db
-            .prepare_cached("SELECT body, task, since, checksum FROM keys WHERE tenant = ?1 AND key = ?2")?
-            .query_row(params![tenant, key], |row| {
-                Ok((
-                    row.get::<_, Vec<u8>>(0)?,
-                    row.get::<_, Vec<u8>>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, i64>(3)?,
-                ))
-            })
-            .optional()?;
-        if let Some((body, holder, since, sum)) = row {
-            let parts = key_parts(tenant, &key, &body, &holder, since);
-            codec::verify(|| format!("the key of task {}", task.id), sum, &parts.each())?;
-            let holder = id_of(&holder)?;
-            let taken = KeyTaken { seq, task: holder, body: number_of(&body)? };
-            return Ok((holder != task.id).then_some(taken));
+        if let Some(KeyRow { task: holder, body }) = key_row(self.db, tenant, hash.key)? {
+            return Ok((holder != task.id).then_some(KeyTaken { seq, task: holder, body }));
         }
         let (body, id, since) = (hash.body.to_be_bytes(), bytes_of(task.id), task.submitted_at.0);
         let sum = checksum(&key_parts(tenant, &key, &body, &id, since).each());
@@ -245,6 +229,27 @@ pub(super) struct KeyParts<'a> {
     body: &'a [u8],
     task: &'a [u8],
     since: [u8; 8],
+}
+
+/// The task that a key names, if its row is what was written.
+pub(super) fn key_row(db: &Connection, tenant: &str, key: u128) -> Result<Option<KeyRow>, Failed> {
+    let key = key.to_be_bytes();
+    let row = db
+        .prepare_cached("SELECT body, task, since, checksum FROM keys WHERE tenant = ?1 AND key = ?2")?
+        .query_row(params![tenant, key], |row| {
+            Ok((
+                row.get::<_, Vec<u8>>(0)?,
+                row.get::<_, Vec<u8>>(1)?,
+                row.get::<_, i64>(2)?,
+                row.get::<_, i64>(3)?,
+            ))
+        })
+        .optional()?;
+    let Some((body, holder, since, sum)) = row else { return Ok(None) };
+    let task = id_of(&holder)?;
+    let parts = key_parts(tenant, &key, &body, &holder, since);
+    codec::verify(|| format!("the key of task {task}"), sum, &parts.each())?;
+    Ok(Some(KeyRow { task, body: number_of(&body)? }))
 }
 
 pub(super) fn key_parts<'a>(
