@@ -28,6 +28,11 @@ run: ## set up, build, and start the server with its workers (CONFIG=, PROFILE=r
 	cargo build --locked --workspace --bins --profile $(PROFILE)
 	exec $(profile_dir)/rollcall serve --config $(CONFIG)
 
+.PHONY: monitoring
+monitoring: ## Prometheus with our alerts, and Alertmanager, beside a server on this machine
+	@scripts/setup.sh monitoring
+	@exec scripts/monitoring.sh $(abspath $(target_dir))/monitoring
+
 .PHONY: setup
 setup: ## install what building, running and testing need (says what; quick when it is there)
 	@scripts/setup.sh run test $(venv)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs what is missing, says so, and is quick when nothing is.
 #   setup.sh run              what the server and its workers need
+#   setup.sh monitoring       what watches a server
 #   setup.sh run test VENV    also what the tests need, with a Python environment at VENV
 set -euo pipefail
 
@@ -31,7 +32,7 @@ install_packages() {
     [ "${#packages[@]}" -gt 0 ] || return 0
     has apt-get || fail "this is not a Debian machine; please install the like of: ${packages[*]}"
     say "installing Debian packages: ${packages[*]}"
-    # The prometheus package would start a server of its own, of which only promtool is wanted.
+    # These packages would start servers of their own, where only their programs are wanted.
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
         printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
@@ -52,8 +53,14 @@ for_running() {
     if [ ! -x /usr/bin/python3 ]; then packages+=(python3); fi
 }
 
+for_monitoring() {
+    need prometheus prometheus
+    need amtool prometheus-alertmanager
+}
+
 for_testing() {
-    need promtool prometheus
+    for_monitoring
+    need docker-compose docker-compose
     # Stories stop the server at its system calls.
     need strace strace
     if [ ! -x "$1/bin/python3" ] && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
@@ -75,6 +82,7 @@ venv=""
 while [ "$#" -gt 0 ]; do
     case "$1" in
         run) for_running ;;
+        monitoring) for_monitoring ;;
         test) venv="${2:?setup.sh test needs a path}"; for_testing "$venv"; shift ;;
         *) fail "unknown word: $1" ;;
     esac

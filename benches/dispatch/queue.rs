@@ -80,6 +80,7 @@ impl Stage {
                 slots: None,
                 labels: BTreeMap::new(),
                 isolation: None,
+                metrics: None,
                 capabilities: vec![offer],
                 attempts: Vec::new(),
                 features: Vec::new(),

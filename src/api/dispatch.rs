@@ -133,6 +133,8 @@ async fn handled(
         E::MetricsOfWorkers => fleet::metrics::workers_page(state).await,
         E::Reload => fleet::topology::reload(state, &request).await,
         E::Page => Ok(page::page()),
+        E::Runbook => fleet::runbooks::get(&parameter),
+        E::DiscoverTargets => fleet::discovery::targets(state, config, &request),
         E::OpenApi => Ok(openapi::answer()),
         E::SubmitTask => tasks::submit(state, config, request).await,
         E::SubmitBatch => tasks::batch::submit(state, config, request).await,

@@ -2,6 +2,7 @@
 //! asks the manager, and writes answers; it decides nothing about tasks or workers.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,8 @@ struct Shared {
     routes: Vec<RouteSeries>,
     /// Marks the ids of fleet events, so that those of another process are not taken for ours.
     boot: u32,
+    /// When the API was put together.
+    began: Instant,
     /// Turns at the very end: streams end, connections close.
     closing: CancellationToken,
     /// Connections of workers that dialled in.
@@ -52,6 +55,7 @@ impl AppState {
             manager,
             desired,
             boot: rand::random(),
+            began: Instant::now(),
             closing: CancellationToken::new(),
             links: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -72,6 +76,11 @@ impl AppState {
 
     fn config(&self) -> Arc<Config> {
         self.0.desired.config()
+    }
+
+    /// How long there has been an API.
+    fn age(&self) -> Duration {
+        self.0.began.elapsed()
     }
 
     fn closing(&self) -> &CancellationToken {

@@ -14,6 +14,7 @@ mod check;
 mod events;
 mod failure;
 mod live;
+mod monitoring;
 mod plan;
 mod reload;
 mod repair;
@@ -60,6 +61,7 @@ enum Verb {
     Replay(replay::Replay),
     Backup(backup::Backup),
     Repair(repair::Repair),
+    Monitoring(monitoring::Monitoring),
     /// The parent of a launched program.
     #[command(name = lifeline::VERB, hide = true)]
     Lifeline {
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         Verb::Replay(verb) => verb.run(),
         Verb::Backup(verb) => verb.run(),
         Verb::Repair(verb) => verb.run(),
+        Verb::Monitoring(verb) => verb.run(),
         Verb::Plan(verb) => wait(verb.run()),
         Verb::Reload(verb) => wait(verb.run()),
         Verb::Run(verb) => wait(verb.run()),

@@ -246,6 +246,7 @@ fn view(worker: &Worker) -> WorkerView {
         kind: registered.map(|registered| registered.kind.clone()),
         version: registered.map(|registered| registered.version.clone()),
         isolation: registered.and_then(|registered| registered.isolation.clone()),
+        metrics: registered.and_then(|registered| registered.metrics.clone()),
         capabilities: Arc::clone(&worker.offers),
         has_registered: worker.said.is_some(),
         slots_total: worker.slots,

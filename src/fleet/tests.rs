@@ -129,6 +129,7 @@ impl Stage {
                 slots: None,
                 labels: Default::default(),
                 isolation: None,
+                metrics: None,
                 capabilities,
                 attempts,
                 features: Vec::new(),

@@ -10,7 +10,7 @@ use super::ids::*;
 use super::task::{Fault, Source, TaskState};
 use super::time::Wall;
 use super::topology::Origin;
-use super::words::Offer;
+use super::words::{MetricsPage, Offer};
 
 /// A worker's state: the first of these that holds, in this order (`Ready` last).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +90,8 @@ pub struct WorkerView {
     pub version: Option<Arc<str>>,
     /// The isolation level that it registered.
     pub isolation: Option<Arc<str>>,
+    /// Where it serves its own metrics, as this process of it said when it registered.
+    pub metrics: Option<MetricsPage>,
     /// What it may be asked for: what it last registered, within what the topology allows; before it
     /// has ever registered, what the topology states.
     pub capabilities: Arc<[Offer]>,

@@ -51,6 +51,9 @@ pub struct Registration {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// The isolation level of tool code.
     pub isolation: Option<Arc<str>>,
+    /// Where it serves its own metrics.
+    #[serde(default)]
+    pub metrics: Option<MetricsPage>,
     /// What it offers.
     pub capabilities: Vec<Offer>,
     /// What it still holds.
@@ -59,6 +62,15 @@ pub struct Registration {
     pub features: Vec<Arc<str>>,
     /// The store that it last served.
     pub store: Option<StoreId>,
+}
+
+/// Where a worker serves metrics of its own, on the host that the topology names for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsPage {
+    /// The port.
+    pub port: u16,
+    /// The path, with its slash.
+    pub path: Arc<str>,
 }
 
 /// One capability that a worker offers.

@@ -179,6 +179,7 @@ impl MockWorker {
             slots: None,
             labels: Default::default(),
             isolation: None,
+            metrics: None,
             capabilities: offered.into_iter().map(offer).collect(),
             attempts: held
                 .map(|(end, done)| HeldAttempt { task: end.task, epoch: end.epoch, done })

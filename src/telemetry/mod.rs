@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod boards;
 mod build;
+pub mod bundle;
 pub mod catalogue;
 mod http;
 mod labels;

@@ -58,6 +58,7 @@ fn view(name: &str, pool: Option<&str>) -> Arc<WorkerView> {
         kind: None,
         version: Some("1.2.3".into()),
         isolation: None,
+        metrics: None,
         capabilities: Arc::from([]),
         has_registered: true,
         slots_total: 4,

@@ -53,6 +53,7 @@ pub(crate) fn link_up(conn: u64, instance: &str, slots: u32, held: &[(u64, u64, 
             slots: Some(slots),
             labels: BTreeMap::new(),
             isolation: None,
+            metrics: None,
             capabilities: vec![Offer {
                 name: "python.*".into(),
                 description: None,

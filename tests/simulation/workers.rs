@@ -100,6 +100,7 @@ impl World {
             slots: this.plan.slots,
             labels: this.plan.labels.clone(),
             isolation: None,
+            metrics: None,
             capabilities: this.plan.offers.clone(),
             attempts: attempts.collect(),
             features: Vec::new(),

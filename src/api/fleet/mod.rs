@@ -1,10 +1,12 @@
 //! The routes about the fleet and the server itself.
 
 pub(super) mod connect;
+pub(super) mod discovery;
 mod event_form;
 pub(super) mod events;
 pub(super) mod health;
 pub(super) mod metrics;
+pub(super) mod runbooks;
 pub(super) mod status;
 pub(super) mod topology;
 mod worker_form;

@@ -45,6 +45,7 @@ kinds! {
     NO_SUCH_ARTIFACT = NOT_FOUND, "no_such_artifact", "There is no such file";
     ARTIFACT_EXPIRED = GONE, "artifact_expired", "The file is not kept any more";
     NO_SUCH_WORKER = NOT_FOUND, "no_such_worker", "There is no such worker";
+    NO_SUCH_RUNBOOK = NOT_FOUND, "no_such_runbook", "There is no such runbook";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method";
     BODY_TIMEOUT = REQUEST_TIMEOUT, "body_timeout", "The body came too slowly";
     NOT_FINAL = CONFLICT, "task_not_final", "The task has not ended yet";
@@ -68,6 +69,7 @@ kinds! {
     QUEUE_FULL = TOO_MANY_REQUESTS, "queue_full", "The queue is full";
     TOO_MANY_KINDS = TOO_MANY_REQUESTS, "too_many_kinds", "Too many different kinds of tasks wait at once";
     TOO_MANY_STREAMS = SERVICE_UNAVAILABLE, "too_many_streams", "As many streams are open as may be";
+    TARGETS_UNSURE = SERVICE_UNAVAILABLE, "targets_unsure", "The list of targets is not known yet";
     DRAINING = SERVICE_UNAVAILABLE, "draining", "The server is stopping";
     STOPPED = SERVICE_UNAVAILABLE, "stopped", "The server stopped before there was an answer";
     STORE_BUSY = SERVICE_UNAVAILABLE, "store_busy", "The store is busy with other reads";

@@ -88,11 +88,25 @@ pub(super) fn registration(
         slots: frame.slots,
         labels: frame.labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
         isolation: frame.isolation.map(|level| cut(level, MAX_NAME)),
+        metrics: frame.metrics.map(metrics_page).transpose()?,
         capabilities,
         attempts,
         features: frame.features.into_iter().take(MAX_LABELS).map(|name| cut(name, MAX_NAME)).collect(),
         store: frame.store_id.map(StoreId::from),
     })
+}
+
+/// Where a worker serves its metrics. The path becomes part of a URL that Prometheus asks for.
+fn metrics_page(page: wire::MetricsPage) -> Result<MetricsPage, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
+    if page.port == 0
+        || page.path.len() > MAX_NAME
+        || !page.path.starts_with('/')
+        || !page.path.chars().all(plain)
+    {
+        return Err("metrics is not a port and a plain path such as /metrics".into());
+    }
+    Ok(MetricsPage { port: page.port, path: page.path.into() })
 }
 
 /// How an attempt ended.
@@ -323,6 +337,11 @@ mod tests {
         let mut many = register("ann");
         many.capabilities = vec![wire::CapabilityOffer { name: "a.b".into(), ..Default::default() }; 1_025];
         assert!(registration(many, None).is_err());
+        for path in ["metrics", "/a b", "/m?x=1", "/\u{e9}", &format!("/{}", "m".repeat(MAX_NAME))] {
+            let mut lost = register("ann");
+            lost.metrics = Some(wire::MetricsPage { port: 3001, path: path.into() });
+            assert!(registration(lost, None).is_err(), "{path:?}");
+        }
         let mut strange = register("ann");
         strange.attempts =
             vec![wire::HeldAttempt { task: "not ours".into(), epoch: 1, phase: HeldPhase::Running }];

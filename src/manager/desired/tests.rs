@@ -52,6 +52,7 @@ fn busy(spec: &WorkerSpec) -> WorkerView {
         kind: None,
         version: None,
         isolation: None,
+        metrics: None,
         capabilities: Arc::new([]),
         has_registered: true,
         slots_total: 4,

@@ -42,6 +42,9 @@ pub struct Register {
     /// The isolation level of tool code: `full`, `no-cgroup`, `none`; absent where nothing is run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<String>,
+    /// Where the worker serves its own metrics; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsPage>,
     /// What the worker offers.
     pub capabilities: Vec<CapabilityOffer>,
     /// Attempts that still run here, or whose result is not acknowledged.
@@ -53,6 +56,21 @@ pub struct Register {
     /// The store that the worker last served (from `registered`); another one means "drop all".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_id: Option<String>,
+}
+
+/// A page for Prometheus, in [`Register`]: on the host that the server's configuration names, never
+/// on another one, so that a worker cannot send Prometheus elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsPage {
+    /// Its port.
+    pub port: u16,
+    /// Its path; `/metrics` if left out.
+    #[serde(default = "metrics_path")]
+    pub path: String,
+}
+
+fn metrics_path() -> String {
+    "/metrics".into()
 }
 
 /// One capability in [`Register`].

@@ -2,14 +2,14 @@
 //! ledger between them. It outlives every connection.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use rollcall_protocol::{
     Accepted, Artifact, AttemptRef, Cancel, Credit, Execute, Fault, FromWorker, Goodbye, INLINE_BYTES,
-    Output, Progress, Register, Registered, Rejected, ResultAck, Status, Stream, TaskError, TaskResult,
-    WorkerHeartbeat,
+    MetricsPage, Output, Progress, Register, Registered, Rejected, ResultAck, Status, Stream, TaskError,
+    TaskResult, WorkerHeartbeat,
 };
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
@@ -45,6 +45,8 @@ pub(crate) struct Hub {
     /// Told when an upload may be able to go on.
     uploads: Notify,
     tasks: TaskTracker,
+    /// The port where this worker serves its own metrics, once it does.
+    metrics: OnceLock<u16>,
 }
 
 impl Hub {
@@ -57,6 +59,7 @@ impl Hub {
             settled: Notify::new(),
             uploads: Notify::new(),
             tasks: TaskTracker::new(),
+            metrics: OnceLock::new(),
         })
     }
 
@@ -85,6 +88,11 @@ impl Hub {
         &self.wake
     }
 
+    /// From now on servers are told that this port has a page of metrics.
+    pub(crate) fn serves_metrics(&self, port: u16) {
+        self.metrics.get_or_init(|| port);
+    }
+
     /// The first frame of a new connection.
     pub(crate) fn register(&self) -> Utf8Bytes {
         let (attempts, store_id) = self.ledger().begin_link();
@@ -99,6 +107,7 @@ impl Hub {
             slots: about.slots,
             labels: about.labels.clone(),
             isolation: about.isolation.clone(),
+            metrics: self.metrics.get().map(|port| MetricsPage { port: *port, path: "/metrics".into() }),
             capabilities: offers.collect(),
             attempts,
             features: FEATURES.map(str::to_owned).to_vec(),

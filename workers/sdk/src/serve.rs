@@ -79,6 +79,9 @@ pub(crate) async fn serve(
         let problem = format!("a worker that listens on {address}, off loopback, needs a token");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
+    if options.metrics.is_some() {
+        hub.serves_metrics(address.port());
+    }
     info!(worker = hub.name(), %address, "listening");
     until_shutdown(Arc::clone(&hub), shutdown, |close| {
         let server = Server { hub, options, close, taken: AtomicBool::new(false) };

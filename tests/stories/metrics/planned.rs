@@ -1,0 +1,62 @@
+//! What boards and alerts may ask for although this version does not serve it: families whose part of
+//! Rollcall is still to come. Their series are absent, so their panels are empty and their alerts
+//! silent. An entry goes away when its family enters the catalogue.
+
+/// A family to come: its name, and its labels with the words that queries may use.
+pub(crate) struct Planned {
+    pub(crate) name: &'static str,
+    pub(crate) labels: &'static [(&'static str, &'static [&'static str])],
+}
+
+/// Any value: pools, routes and the like.
+const ANY: &[&str] = &[];
+
+const fn planned(name: &'static str, labels: &'static [(&'static str, &'static [&'static str])]) -> Planned {
+    Planned { name, labels }
+}
+
+/// Names and labels as the boards and alerts were designed for.
+pub(crate) const PLANNED: &[Planned] = &[
+    planned("rollcall_trace_spans_dropped_total", &[("reason", ANY)]),
+    planned("rollcall_autoscaler_desired_workers", &[("pool", ANY)]),
+    planned("rollcall_autoscaler_min_workers", &[("pool", ANY)]),
+    planned("rollcall_autoscaler_max_workers", &[("pool", ANY)]),
+    planned("rollcall_autoscaler_enabled", &[("pool", ANY)]),
+    planned("rollcall_autoscaler_limited", &[("pool", ANY), ("limit", &["min", "max", "cooldown", "rate"])]),
+    planned(
+        "rollcall_autoscaler_decisions_total",
+        &[
+            ("pool", ANY),
+            ("direction", &["up", "down", "hold"]),
+            ("reason", &["backlog", "utilisation", "schedule", "manual", "cooldown", "provider_error"]),
+        ],
+    ),
+    planned(
+        "rollcall_autoscaler_hook_calls_total",
+        &[("pool", ANY), ("outcome", &["ok", "error", "timeout"])],
+    ),
+    planned("rollcall_autoscaler_hook_seconds_bucket", &[("pool", ANY), ("le", ANY)]),
+    planned("rollcall_autoscaler_time_to_capacity_seconds_bucket", &[("pool", ANY), ("le", ANY)]),
+    planned("rollcall_nats_connected", &[]),
+    planned("rollcall_nats_reconnects_total", &[]),
+    planned("rollcall_nats_ack_pending", &[]),
+    planned("rollcall_mcp_requests_total", &[("method", ANY), ("outcome", ANY)]),
+    planned("rollcall_mcp_sessions", &[]),
+    planned(
+        "rollcall_auth_attempts_total",
+        &[
+            ("plane", &["api", "worker", "mcp"]),
+            (
+                "outcome",
+                &["ok", "missing", "malformed", "unknown", "expired", "revoked", "forbidden", "throttled"],
+            ),
+        ],
+    ),
+    planned("rollcall_audit_events_total", &[("action", ANY)]),
+    planned("rollcall_audit_write_errors_total", &[]),
+    planned(
+        "rollcall_tls_certificate_expiry_timestamp_seconds",
+        &[("cert", &["api", "worker_client", "worker_ca"])],
+    ),
+    planned("rollcall_tls_reloads_total", &[("outcome", &["applied", "unchanged", "invalid"])]),
+];
