@@ -188,6 +188,8 @@ mod tests {
                 input: &raw,
                 deadline_ms: 5,
                 session: None,
+                session_new: None,
+                session_ttl_ms: None,
                 idempotency_key: None,
                 traceparent: None,
             }

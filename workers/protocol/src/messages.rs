@@ -399,6 +399,13 @@ pub struct Execute<'a> {
     /// The session that it runs in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// True when this attempt begins its session: what the worker may still have under that name is to be
+    /// forgotten. False when it counts on what earlier tasks left there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_new: Option<bool>,
+    /// How long the session lives on unused after this attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ttl_ms: Option<u64>,
     /// The same for every attempt of a task: lets a worker find its own repeats.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use rollcall_python_sandbox::{Arguments, Config, Isolation, LogFormat, Metrics, Sandbox, offer, open};
+use rollcall_python_sandbox::{
+    Arguments, Config, Isolation, LogFormat, Metrics, Offer, Packages, offer, open,
+};
 use rollcall_worker_sdk::{ConnectOptions, ServeOptions, Token, Worker, lifeline};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +18,12 @@ use tracing::{error, info};
 /// "Configuration error" of sysexits.h: a supervisor need not start us again as long as nothing
 /// changes.
 const NO_ISOLATION: u8 = 78;
+
+/// A configuration that cannot be: "usage" of sysexits.h is what clap answers, too.
+const USAGE: u8 = 2;
+
+/// The largest task that is taken in, whatever the server's own bound.
+const MAX_MESSAGE: usize = 17 << 20;
 
 /// How long running tasks may go on after SIGTERM; then they are stopped and told as such.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -47,10 +55,25 @@ fn start_log(format: LogFormat) {
 async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     let stop = stop_on_signal()?;
     let cut = lifeline()?;
+    let settings = match arguments.settings() {
+        Ok(settings) => settings,
+        Err(problem) => {
+            writeln!(io::stderr(), "rollcall-python-sandbox: {problem}")?;
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let packages = match &settings.wheels {
+        None => None,
+        Some(wheels) => Some(Arc::new(Packages::new(wheels, &settings.packages)?)),
+    };
     let config = Config {
-        python: arguments.python.clone(),
-        limits: arguments.limits(),
-        minimum: arguments.isolation_minimum,
+        python: settings.python.clone(),
+        limits: settings.limits,
+        minimum: settings.minimum,
+        warm: if arguments.check { 0 } else { settings.warm },
+        imports: settings.imports.clone(),
+        sessions: settings.sessions,
+        packages: packages.as_ref().map(|packages| packages.folder().to_owned()),
     };
     let (sandbox, isolation) = match open(config).await {
         Ok(opened) => opened,
@@ -62,7 +85,9 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
     let served = if arguments.check {
         show(&isolation)
     } else {
-        serve(&arguments, &sandbox, &isolation, stop, cut).await
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let offer = Offer { sandbox: sandbox.clone(), metrics, most: settings.most, packages };
+        serve(&arguments, &offer, &isolation, stop, cut).await
     };
     // Whatever ended us, no sandbox outlives it.
     sandbox.close().await;
@@ -71,7 +96,7 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
 
 async fn serve(
     arguments: &Arguments,
-    sandbox: &Sandbox,
+    offer: &Offer,
     isolation: &Isolation,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -80,16 +105,15 @@ async fn serve(
         Some(file) => Some(Token::from_file(file)?),
         None => Token::from_env()?,
     };
-    let metrics = Metrics::new().map_err(io::Error::other)?;
-    let worker = worker(arguments, sandbox, isolation, &metrics, cut);
+    let worker = worker(arguments, offer, isolation, cut);
     info!(isolation = %isolation.level, found = isolation.findings.join("; "), "sandboxes are ready");
     match (&arguments.connect, arguments.listen) {
         (Some(url), _) => {
             worker.connect(url, ConnectOptions { token, ..ConnectOptions::default() }, stop).await
         }
         (None, Some(address)) => {
-            let sandbox = sandbox.clone();
-            let page = move || metrics.page(sandbox.stuck());
+            let (metrics, sandbox) = (offer.metrics.clone(), offer.sandbox.clone());
+            let page = move || metrics.page(&sandbox);
             let listener = TcpListener::bind(address).await?;
             // For whoever asked for port 0; the log is on standard error.
             writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
@@ -99,18 +123,13 @@ async fn serve(
     }
 }
 
-fn worker(
-    arguments: &Arguments,
-    sandbox: &Sandbox,
-    isolation: &Isolation,
-    metrics: &Metrics,
-    cut: CancellationToken,
-) -> Worker {
+fn worker(arguments: &Arguments, offers: &Offer, isolation: &Isolation, cut: CancellationToken) -> Worker {
     let mut worker = Worker::builder("python-sandbox")
         .version(env!("CARGO_PKG_VERSION"))
         .isolation(isolation.level.as_str())
         .stop_grace(STOP)
         .shutdown_grace(DRAIN)
+        .max_message(MAX_MESSAGE)
         .lifeline(cut);
     if let Some(name) = &arguments.name {
         worker = worker.name(name);
@@ -118,7 +137,7 @@ fn worker(
     if let Some(slots) = arguments.slots {
         worker = worker.slots(slots);
     }
-    offer(worker, sandbox, metrics).build()
+    offer(worker, offers).build()
 }
 
 fn show(isolation: &Isolation) -> io::Result<()> {

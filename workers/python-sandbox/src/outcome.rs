@@ -1,10 +1,18 @@
 //! What a run is asked and what it answers, in the words that users see.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rollcall_worker_sdk::Stream;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::capture::Captured;
+use crate::frame::MadeFile;
+use crate::limits::Limits;
+
+/// Hands live output on; must not wait.
+pub type Output = Arc<dyn Fn(Stream, &[u8]) + Send + Sync>;
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -22,6 +30,15 @@ pub enum Program {
         stdin: String,
         /// Where it starts, under `/workspace` or `/tmp`; made if it is not there.
         cwd: String,
+        /// Names beside those of every sandbox's environment.
+        env: serde_json::Map<String, Value>,
+    },
+    /// Anything else that the runner can do.
+    Tool {
+        /// Its name there.
+        name: &'static str,
+        /// What it is given.
+        arguments: Value,
     },
 }
 
@@ -30,8 +47,37 @@ pub enum Program {
 pub struct Request {
     /// What to run.
     pub program: Program,
+    /// Files to put into the workspace before, each with `path` and `text` or `base64`.
+    pub inputs: Vec<Value>,
+    /// Files of the workspace to bring out afterwards, as paths or patterns.
+    pub outputs: Vec<String>,
+    /// What it may use.
+    pub limits: Limits,
     /// How long it may take, set-up included.
     pub wall: Duration,
+}
+
+impl Request {
+    /// As the runner reads it.
+    pub(crate) fn asked(&self) -> Value {
+        let (inputs, outputs) = (&self.inputs, &self.outputs);
+        match &self.program {
+            Program::Python { code } => {
+                json!({ "op": "python", "code": code, "inputs": inputs, "outputs": outputs })
+            }
+            Program::Command { argv, stdin, cwd, env } => json!({
+                "op": "command", "argv": argv, "stdin": stdin, "cwd": cwd, "env": env,
+                "inputs": inputs, "outputs": outputs
+            }),
+            Program::Tool { name, arguments } => {
+                let mut asked = arguments.clone();
+                if let Value::Object(fields) = &mut asked {
+                    fields.insert("op".into(), json!(name));
+                }
+                asked
+            }
+        }
+    }
 }
 
 /// How a run ended. The word is part of the result and a metric's label.
@@ -135,10 +181,47 @@ pub struct Report {
     pub signal: Option<i32>,
     /// The exception, or why the program could not be started.
     pub error: Option<ErrorReport>,
-    /// `repr` of the last expression of Python code, if it has one that is not `None`.
-    pub last_value: Option<String>,
+    /// What the last expression, and what was shown before it, look like.
+    pub results: Vec<Value>,
+    /// What a tool answered.
+    pub output: Option<Value>,
+    /// The files that it made for the caller; `{"$file": n}` in the two above is the one at `n`.
+    pub files: Vec<MadeFile>,
     /// It did not stop by itself.
     pub killed: bool,
+    /// Its session ended with it.
+    pub session_lost: bool,
     /// What it used.
     pub usage: Usage,
+}
+
+impl Report {
+    /// The last value that the code showed, as text.
+    pub fn last_value(&self) -> Option<&str> {
+        self.results.last()?["text"].as_str()
+    }
+
+    /// The sandbox itself failed.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::unstarted(Outcome::SandboxError, message)
+    }
+
+    /// It ended before it began.
+    pub(crate) fn unstarted(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            message: message.into(),
+            stdout: Captured::default(),
+            stderr: Captured::default(),
+            exit_code: None,
+            signal: None,
+            error: None,
+            results: Vec::new(),
+            output: None,
+            files: Vec::new(),
+            killed: false,
+            session_lost: false,
+            usage: Usage::default(),
+        }
+    }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cgroup::Cgroups;
 use crate::limits::Limits;
 use crate::outcome::{Outcome, Program, Report, Request};
-use crate::profile::WORKSPACE;
+use crate::profile::{PACKAGES, Shown, WORKSPACE};
 use crate::sandbox::{Parts, Sandbox};
 use crate::spawn::Spawner;
 use crate::{python, seccomp};
@@ -43,14 +43,36 @@ else:
 "#;
 
 /// What sandboxes are to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The interpreter; the usual places are tried when absent.
     pub python: Option<PathBuf>,
-    /// What each sandbox may use.
+    /// What a sandbox may use of which nothing else is said.
     pub limits: Limits,
     /// The level below which nothing is offered.
     pub minimum: Level,
+    /// How many sandboxes to keep ready.
+    pub warm: usize,
+    /// Modules that a sandbox loads while it is made ready; what is not there is passed over.
+    pub imports: Vec<String>,
+    /// The most sessions at once.
+    pub sessions: usize,
+    /// Where installed packages are kept, for every sandbox to read.
+    pub packages: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            python: None,
+            limits: Limits::default(),
+            minimum: Level::default(),
+            warm: 0,
+            imports: Vec::new(),
+            sessions: 16,
+            packages: None,
+        }
+    }
 }
 
 /// How well sandboxes hold.
@@ -145,11 +167,22 @@ pub async fn open(config: Config) -> Result<(Sandbox, Isolation), Missing> {
         found: problem.to_string(),
         cure: "let the worker start a thread",
     })?;
-    let parts = Parts { bwrap, python: python.clone(), limits: config.limits, filters, cgroups, spawner };
-    let sandbox = Sandbox::new(parts);
+    let shown = config.packages.map(|host| Shown { host, inside: PACKAGES, writable: false });
+    let parts = Parts {
+        bwrap,
+        python: python.clone(),
+        imports: config.imports,
+        limits: config.limits,
+        filters,
+        shown: shown.into_iter().collect(),
+        cgroups,
+        spawner,
+    };
+    let sandbox = Sandbox::new(parts, config.warm, config.sessions);
     match try_out(&sandbox, &python).await {
         Ok(found) => {
             findings.extend(found);
+            sandbox.warm_up();
             Ok((sandbox, Isolation { level, findings }))
         }
         Err(missing) => {
@@ -214,7 +247,12 @@ fn find_cgroups(config: &Config, findings: &mut Vec<String>) -> Result<Option<Cg
 
 /// Runs real programs in a real sandbox.
 async fn try_out(sandbox: &Sandbox, python: &Path) -> Result<Vec<String>, Missing> {
-    let command = Program::Command { argv: vec!["true".into()], stdin: String::new(), cwd: WORKSPACE.into() };
+    let command = Program::Command {
+        argv: vec!["true".into()],
+        stdin: String::new(),
+        cwd: WORKSPACE.into(),
+        env: serde_json::Map::new(),
+    };
     let report = trial(sandbox, command).await;
     if report.outcome != Outcome::Ok {
         return Err(Missing {
@@ -243,6 +281,7 @@ async fn try_out(sandbox: &Sandbox, python: &Path) -> Result<Vec<String>, Missin
 }
 
 async fn trial(sandbox: &Sandbox, program: Program) -> Report {
-    let request = Request { program, wall: TRIAL_TIME };
+    let (inputs, outputs) = (Vec::new(), Vec::new());
+    let request = Request { program, inputs, outputs, limits: *sandbox.limits(), wall: TRIAL_TIME };
     sandbox.run(request, Arc::new(|_, _| {}), &CancellationToken::new()).await
 }

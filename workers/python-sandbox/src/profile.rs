@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -16,11 +16,31 @@ use crate::spawn::number;
 /// The uid and gid that the code sees.
 const INSIDE_ID: &str = "1000";
 
-/// Where the runner lies inside.
+/// Where the runner and its helpers lie inside.
 pub(crate) const RUNNER_PATH: &str = "/run/rollcall/runner.py";
+
+/// What runs inside; see the words of each.
+const INSIDE: [(&str, &str); 5] = [
+    (RUNNER_PATH, include_str!("inside/runner.py")),
+    ("/run/rollcall/files.py", include_str!("inside/files.py")),
+    ("/run/rollcall/rich.py", include_str!("inside/rich.py")),
+    ("/run/rollcall/analyze.py", include_str!("inside/analyze.py")),
+    ("/run/rollcall/packages.py", include_str!("inside/packages.py")),
+];
+
+/// A file or folder of the host that a sandbox shows beside the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shown {
+    pub(crate) host: PathBuf,
+    pub(crate) inside: &'static str,
+    pub(crate) writable: bool,
+}
 
 /// Where the code starts and may write.
 pub(crate) const WORKSPACE: &str = "/workspace";
+
+/// Where the installed packages are seen.
+pub(crate) const PACKAGES: &str = "/packages";
 
 /// All that a sandbox shows of the host's programs and libraries.
 pub(crate) const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
@@ -31,13 +51,15 @@ const SYSTEM_FILES: [&str; 3] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/
 const PASSWD: &[u8] = b"sandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n";
 const GROUP: &[u8] = b"sandbox:x:1000:\n";
 
-const ENVIRONMENT: [(&str, &str); 6] = [
+const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),
     ("HOME", WORKSPACE),
     ("USER", "sandbox"),
     ("LANG", "C.UTF-8"),
     ("TMPDIR", "/tmp"),
     ("TERM", "dumb"),
+    // Where there is no screen, figures are drawn into memory.
+    ("MPLBACKEND", "Agg"),
 ];
 
 /// Builds the options, and holds the descriptors that they name.
@@ -49,23 +71,22 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The whole profile. `make` is a folder to make and start in.
-    pub(crate) fn new(
-        limits: &Limits,
-        filters: &[Vec<u8>],
-        runner: Option<&str>,
-        start_in: &str,
-    ) -> io::Result<Self> {
+    /// The whole profile.
+    pub(crate) fn new(limits: &Limits, filters: &[Vec<u8>], shown: &[Shown]) -> io::Result<Self> {
         let mut options = Self::default();
         options.namespaces();
         options.system()?;
         options.scratch(limits);
-        if let Some(source) = runner {
-            options.data("--ro-bind-data", source.as_bytes(), RUNNER_PATH)?;
+        for (path, source) in INSIDE {
+            options.file(source.as_bytes(), path)?;
+        }
+        for Shown { host, inside, writable } in shown {
+            let bind = if *writable { "--bind" } else { "--ro-bind" };
+            options.add_os(&[bind.as_ref(), host.as_os_str(), inside.as_ref()]);
         }
         options.file(PASSWD, "/etc/passwd")?;
         options.file(GROUP, "/etc/group")?;
-        options.add(&["--dir", start_in, "--chdir", start_in]);
+        options.add(&["--chdir", WORKSPACE]);
         // Only now: nothing can be made on a read-only root. Folders mounted on it stay as they are.
         options.add(&["--remount-ro", "/dev", "--remount-ro", "/"]);
         for (name, value) in ENVIRONMENT {
@@ -133,13 +154,8 @@ impl Options {
     }
 
     fn file(&mut self, content: &[u8], path: &str) -> io::Result<()> {
-        self.add(&["--perms", "0444"]);
-        self.data("--file", content, path)
-    }
-
-    fn data(&mut self, option: &str, content: &[u8], path: &str) -> io::Result<()> {
         let descriptor = in_memory(content)?;
-        self.add(&[option, &number(&descriptor).to_string(), path]);
+        self.add(&["--perms", "0444", "--file", &number(&descriptor).to_string(), path]);
         self.descriptors.push(descriptor);
         Ok(())
     }

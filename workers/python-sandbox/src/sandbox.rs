@@ -1,50 +1,55 @@
-//! Runs one program after another, or many at once, each in a sandbox of its own, and clears away
-//! all that is left of it before it answers.
+//! Runs tasks, each in a sandbox of its own or in a session's, and clears away all that is left of it.
+//! The answer does not wait for that: when it comes, no process of the task is left, but the kernel may
+//! still be busy with what the sandbox was made of.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-use tokio::process::Child;
-use tokio::time::{Instant, sleep, sleep_until};
+use nix::unistd::{Gid, Uid};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::launch;
-use crate::limits::{GRACE, Limits, MAX_WALL};
-use crate::outcome::{ErrorReport, Outcome, Program, Report, Request, Usage};
-use crate::pipes::{Output, Pipes};
+use crate::launch::launch;
+use crate::limits::{Limits, MAX_WALL};
+use crate::live::{Called, Live, Stops};
+use crate::outcome::{Outcome, Output, Report, Request, Usage};
+use crate::pool::Pool;
+use crate::profile::Shown;
 use crate::seats::{Seat, Seats};
+use crate::sessions::{NoSession, Opening, Session, Sessions};
 use crate::spawn::Spawner;
-use crate::verdict::{self, End, Seen};
-
-/// How often the count of memory kills is looked at while a program runs.
-const OOM_CHECK: Duration = Duration::from_millis(100);
+use crate::verdict::{self, Seen};
 
 /// What sandboxes are made of.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) bwrap: PathBuf,
     pub(crate) python: PathBuf,
+    /// Modules that the runner loads before it waits.
+    pub(crate) imports: Vec<String>,
+    /// What a sandbox may use of which nothing else is said.
     pub(crate) limits: Limits,
     pub(crate) filters: [Vec<u8>; 2],
+    /// What every sandbox shows beside the system.
+    pub(crate) shown: Vec<Shown>,
     /// Absent at the level `no-cgroup`.
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) spawner: Spawner,
 }
 
 /// Makes sandboxes. Cheap to clone; the clones share everything.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Sandbox(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     parts: Parts,
     seats: Seats,
+    pool: Pool,
+    sessions: Sessions,
     runs: TaskTracker,
     closing: CancellationToken,
     /// Groups that would not go, and the seats that are out of service until they do.
@@ -52,17 +57,33 @@ struct Shared {
 }
 
 impl Sandbox {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, warm: usize, sessions: usize) -> Self {
         Self(Arc::new(Shared {
             parts,
             seats: Seats::default(),
+            pool: Pool::new(warm),
+            sessions: Sessions::new(sessions),
             runs: TaskTracker::new(),
             closing: CancellationToken::new(),
             stuck: Mutex::default(),
         }))
     }
 
-    /// What each sandbox may use.
+    /// Begins to keep sandboxes ready.
+    pub(crate) fn warm_up(&self) {
+        let shared = Arc::clone(&self.0);
+        drop(self.0.runs.spawn(async move {
+            let make = || shared.make_ready();
+            shared.pool.fill(make, |live| shared.bury(live), &shared.closing).await;
+        }));
+    }
+
+    /// Waits until as many sandboxes are ready as are to be.
+    pub async fn is_warm(&self) {
+        self.0.pool.filled().await;
+    }
+
+    /// What a sandbox may use of which nothing else is said.
     pub fn limits(&self) -> &Limits {
         &self.0.parts.limits
     }
@@ -72,14 +93,74 @@ impl Sandbox {
         self.0.stuck.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Runs a program to its end, or to its forced end. Output is handed on as it comes. All of its
-    /// processes are gone when this returns; if it is dropped before, they are killed all the same.
+    /// Sandboxes that wait for a task.
+    pub fn warm(&self) -> usize {
+        self.0.pool.len()
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.0.sessions.len()
+    }
+
+    /// Runs a program to its end, or to its forced end, in a sandbox of its own. Output is handed on as it
+    /// comes. None of its processes is left when this returns; if it is dropped before, they are killed all
+    /// the same.
     pub async fn run(&self, request: Request, output: Output, cancel: &CancellationToken) -> Report {
+        self.run_showing(request, output, cancel, &[]).await
+    }
+
+    /// The same with more of the host to be seen.
+    pub(crate) async fn run_showing(
+        &self,
+        request: Request,
+        output: Output,
+        cancel: &CancellationToken,
+        more: &[Shown],
+    ) -> Report {
         let stop = cancel.child_token();
         let _stop_when_dropped = stop.clone().drop_guard();
-        let shared = Arc::clone(&self.0);
-        let run = self.0.runs.spawn(async move { shared.run(request, output, stop).await });
+        let (shared, more) = (Arc::clone(&self.0), more.to_vec());
+        let run = self.0.runs.spawn(async move { shared.run(request, output, stop, more).await });
         run.await.unwrap_or_else(|problem| Report::failed(format!("a bug in the worker: {problem}")))
+    }
+
+    /// The same in a session. Calls of one session run one after another.
+    ///
+    /// # Errors
+    /// When there is no such session, or no room for one more.
+    pub async fn call(
+        &self,
+        session: &str,
+        opening: Opening,
+        ttl: Duration,
+        request: Request,
+        output: Output,
+        cancel: &CancellationToken,
+    ) -> Result<Report, NoSession> {
+        let found = self.0.session(session, opening, ttl)?;
+        let stop = cancel.child_token();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let (shared, name) = (Arc::clone(&self.0), session.to_owned());
+        let run = self.0.runs.spawn(async move {
+            let report = shared.run_in(&found, opening, request, output, stop).await;
+            found.renew(ttl);
+            if report.as_ref().map_or(true, |report| report.session_lost) {
+                shared.sessions.forget(&name, &found);
+            }
+            report
+        });
+        run.await.unwrap_or_else(|problem| Ok(Report::failed(format!("a bug in the worker: {problem}"))))
+    }
+
+    /// Whether there is a session of this name.
+    pub fn has_session(&self, session: &str) -> bool {
+        self.0.sessions.find(session).is_some()
+    }
+
+    /// Ends a session and all that runs in it. False when there is none of this name.
+    pub fn end_session(&self, session: &str) -> bool {
+        self.0.sessions.end(session)
     }
 
     /// Kills all that runs and waits until it is gone. The last clone that is dropped then removes
@@ -88,202 +169,228 @@ impl Sandbox {
         self.0.closing.cancel();
         self.0.runs.close();
         self.0.runs.wait().await;
-        self.0.retry_stuck().await;
-    }
-}
-
-impl Report {
-    /// The sandbox itself failed.
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::unstarted(Outcome::SandboxError, message.into(), None)
-    }
-
-    /// There was nothing to run.
-    fn not_found(program: &str) -> Self {
-        let message = format!("there is no program {program:?} in the sandbox");
-        let error = ErrorReport { kind: "CommandNotFound".into(), message: message.clone(), traceback: None };
-        Self::unstarted(Outcome::Error, message, Some(error))
-    }
-
-    fn unstarted(outcome: Outcome, message: String, error: Option<ErrorReport>) -> Self {
-        Self {
-            outcome,
-            message,
-            stdout: Default::default(),
-            stderr: Default::default(),
-            exit_code: None,
-            signal: None,
-            error,
-            last_value: None,
-            killed: false,
-            usage: Usage::default(),
-        }
+        self.0.retry_stuck();
     }
 }
 
 impl Shared {
-    async fn run(&self, request: Request, output: Output, stop: CancellationToken) -> Report {
-        let begun = Instant::now();
-        if let Program::Command { argv, .. } = &request.program
-            && let Some(program) = argv.first()
-            && !launch::is_visible(program)
-        {
-            return Report::not_found(program);
-        }
-        self.retry_stuck().await;
-        let Some(seat) = self.seats.take() else {
-            return Report::failed("all sandboxes of this worker are in use or out of service");
-        };
-        let group = match self.parts.cgroups.as_ref().map(|all| all.create(&self.parts.limits)).transpose() {
-            Ok(group) => group,
-            Err(problem) => return Report::failed(format!("no control group: {problem}")),
-        };
-        let mut report = match launch::launch(&self.parts, &request.program, &seat, group.as_ref()).await {
-            Ok((child, pipes)) => {
-                let deadline = begun + request.wall.min(MAX_WALL);
-                self.attend(child, pipes, group.as_ref(), output, deadline, &stop).await
-            }
-            Err(problem) => {
-                // It may have come as far as a process.
-                if let Some(group) = &group {
-                    group.kill().await;
-                }
-                Report::failed(format!("cannot start the sandbox: {problem}"))
-            }
-        };
-        if let Some(group) = group {
-            let used = group.usage();
-            report.usage = Usage {
-                cpu: used.cpu,
-                peak_memory: used.peak_memory,
-                processes: used.processes,
-                ..report.usage
-            };
-            self.remove(group, seat).await;
-        }
-        report.usage.wall = begun.elapsed();
-        report
-    }
-
-    /// Reads all that comes while waiting for the end, then makes sure of it.
-    async fn attend(
-        &self,
-        mut child: Child,
-        pipes: Pipes,
-        group: Option<&Cgroup>,
+    async fn run(
+        self: Arc<Self>,
+        request: Request,
         output: Output,
-        deadline: Instant,
-        stop: &CancellationToken,
+        stop: CancellationToken,
+        more: Vec<Shown>,
     ) -> Report {
-        let (too_much, ended) = (CancellationToken::new(), CancellationToken::new());
-        let watch = async {
-            let end = tokio::select! {
-                biased;
-                () = stop.cancelled() => End::Cancelled,
-                () = self.closing.cancelled() => End::Cancelled,
-                () = too_much.cancelled() => End::OutputLimit,
-                () = sleep_until(deadline) => End::Timeout,
-                () = out_of_memory(group) => End::OutOfMemory,
-                // Whatever the status: what counts is the one that bwrap reports from inside.
-                _ = child.wait() => End::Exited,
-            };
-            let stopped = self.stop(&mut child, group, end).await;
-            ended.cancel();
-            (end, stopped)
+        let begun = Instant::now();
+        let stops =
+            || Stops { cancel: &stop, closing: &self.closing, deadline: begun + request.wall.min(MAX_WALL) };
+        let mut live = match self.obtain(request.limits, &more, stops()).await {
+            Ok(live) => live,
+            Err(report) => return timed(*report, begun),
         };
-        let read = pipes.read(output, self.parts.limits.output, &too_much, &ended);
-        let ((end, stopped), read) = tokio::join!(watch, read);
-        if stopped == Stopped::Survived {
-            return Report::failed("some of its processes cannot be killed");
-        }
-        let complaint = read.stderr.shown(1024).text;
-        let verdict = verdict::judge(Seen {
-            end,
-            oom_kills: group.map_or(0, Cgroup::oom_kills),
-            exit_code: verdict::exit_code(&read.status),
-            frame: read.frame,
-            complaint: &complaint,
-        });
-        Report {
-            outcome: verdict.outcome,
-            message: verdict.message,
-            stdout: read.stdout,
-            stderr: read.stderr,
-            exit_code: verdict.exit_code,
-            signal: verdict.signal,
-            error: verdict.error,
-            last_value: verdict.last_value,
-            killed: stopped == Stopped::Killed,
-            usage: Usage::default(),
-        }
+        let called = live.call(&request.asked(), &output, stops()).await;
+        self.bury(live);
+        timed(report(called), begun)
     }
 
-    /// Ends what still runs: politely first where the program may want to clear up.
-    async fn stop(&self, child: &mut Child, group: Option<&Cgroup>, end: End) -> Stopped {
-        let mut left = end != End::Exited;
-        if let (Some(group), End::Timeout | End::Cancelled) = (group, end)
-            && !self.closing.is_cancelled()
-        {
-            // Without bwrap's outer process there would be no grace: the sandbox dies with it.
-            let outer = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-            group.signal(Signal::SIGTERM, outer.as_slice()).await;
-            tokio::select! {
-                _ = child.wait() => left = false,
-                () = sleep(GRACE) => {}
-                () = self.closing.cancelled() => {}
+    async fn run_in(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        opening: Opening,
+        request: Request,
+        output: Output,
+        stop: CancellationToken,
+    ) -> Result<Report, NoSession> {
+        let begun = Instant::now();
+        let stops =
+            || Stops { cancel: &stop, closing: &self.closing, deadline: begun + request.wall.min(MAX_WALL) };
+        let mut place = session.live.lock().await;
+        if place.is_none() {
+            if opening == Opening::Known {
+                return Err(NoSession::Lost);
+            }
+            match self.obtain(request.limits, &[], stops()).await {
+                Ok(mut live) => {
+                    live.keep();
+                    *place = Some(live);
+                }
+                Err(mut report) => {
+                    report.session_lost = true;
+                    return Ok(timed(*report, begun));
+                }
             }
         }
-        // Group first: killing bwrap alone leaves it to the kernel when the rest goes.
-        let emptied = match group {
-            Some(group) => group.kill().await,
-            None => true,
-        };
-        // An error means that it is dead already.
-        drop(child.kill().await);
-        match (emptied, left) {
-            (false, _) => Stopped::Survived,
-            (true, true) => Stopped::Killed,
-            (true, false) => Stopped::ByItself,
+        let Some(live) = place.as_mut() else { return Err(NoSession::Lost) };
+        let called = live.call(&request.asked(), &output, stops()).await;
+        let usable = called.usable;
+        if !usable && let Some(live) = place.take() {
+            self.bury(live);
         }
+        let mut report = report(called);
+        report.session_lost = !usable;
+        Ok(timed(report, begun))
     }
 
-    async fn remove(&self, group: Cgroup, seat: Seat) {
-        if let Err(stuck) = group.remove().await {
-            error!(problem = %stuck, uid = seat.uid(), "a sandbox slot is out of service");
-            self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push((stuck.group, seat));
+    /// The session of a name, begun if it may be.
+    fn session(
+        self: &Arc<Self>,
+        name: &str,
+        opening: Opening,
+        ttl: Duration,
+    ) -> Result<Arc<Session>, NoSession> {
+        match (self.sessions.find(name), opening) {
+            (Some(session), Opening::Known | Opening::Either) => return Ok(session),
+            (None, Opening::Known) => return Err(NoSession::Lost),
+            (Some(_), Opening::New) => {
+                self.sessions.end(name);
+            }
+            (None, Opening::New | Opening::Either) => {}
         }
+        let session = self.sessions.add(name, ttl)?;
+        let (shared, name, watched) = (Arc::clone(self), name.to_owned(), Arc::clone(&session));
+        drop(self.runs.spawn(async move {
+            if let Some(live) = watched.idle_out(&shared.closing).await {
+                shared.bury(live);
+            }
+            shared.sessions.forget(&name, &watched);
+        }));
+        Ok(session)
+    }
+
+    /// A sandbox that is ready: a warm one, or else a new one.
+    async fn obtain(
+        self: &Arc<Self>,
+        limits: Limits,
+        more: &[Shown],
+        stops: Stops<'_>,
+    ) -> Result<Live, Box<Report>> {
+        self.retry_stuck();
+        if more.is_empty()
+            && let Some(mut live) = self.pool.take(&limits, |live| self.bury(live))
+        {
+            match live.engage(limits) {
+                Ok(()) => return Ok(live),
+                // Its memory may be above the new limit already; a fresh one begins below it.
+                Err(_) => self.bury(live),
+            }
+        }
+        let failed = |problem| Box::new(Report::failed(problem));
+        let mut live = self.start(limits, more).await.map_err(failed)?;
+        let stopped = tokio::select! {
+            biased;
+            () = stops.cancel.cancelled() => Report::unstarted(Outcome::Cancelled, "stopped before it began"),
+            () = stops.closing.cancelled() => Report::unstarted(Outcome::Cancelled, "the worker stops"),
+            () = sleep_until(stops.deadline) => {
+                Report::unstarted(Outcome::Timeout, "its time limit was over before its sandbox was ready")
+            }
+            ready = live.ready() => match ready {
+                Ok(()) => return Ok(live),
+                Err(problem) => Report::failed(format!("the sandbox did not start: {problem}")),
+            },
+        };
+        self.bury(live);
+        Err(Box::new(stopped))
+    }
+
+    /// One for the pool.
+    async fn make_ready(self: &Arc<Self>) -> Result<Live, String> {
+        let mut live = self.start(self.parts.limits, &[]).await?;
+        live.give_way();
+        tokio::select! {
+            ready = live.ready() => match ready {
+                Ok(()) => return Ok(live),
+                Err(problem) => {
+                    self.bury(live);
+                    return Err(problem);
+                }
+            },
+            () = self.closing.cancelled() => {}
+        }
+        self.bury(live);
+        Err("the worker stops".into())
+    }
+
+    async fn start(&self, limits: Limits, more: &[Shown]) -> Result<Live, String> {
+        let seat = self
+            .seats
+            .take()
+            .ok_or_else(|| String::from("all sandboxes of this worker are in use or out of service"))?;
+        let group = self.parts.cgroups.as_ref().map(|all| all.create(&limits)).transpose();
+        let group = group.map_err(|problem| format!("no control group: {problem}"))?;
+        let shown = [&self.parts.shown[..], more].concat();
+        if Uid::effective().is_root() {
+            let (uid, gid) = (Uid::from_raw(seat.uid()), Gid::from_raw(seat.uid()));
+            for Shown { host, .. } in shown.iter().filter(|shown| shown.writable) {
+                nix::unistd::chown(host, Some(uid), Some(gid)).map_err(|problem| problem.to_string())?;
+            }
+        }
+        let live = launch(&self.parts, limits, &shown, seat, group).await;
+        live.map_err(|problem| format!("cannot start the sandbox: {problem}"))
+    }
+
+    /// Ends a sandbox while nobody waits for it.
+    fn bury(self: &Arc<Self>, live: Live) {
+        let shared = Arc::clone(self);
+        drop(self.runs.spawn(async move {
+            if let Err(stuck) = live.close().await {
+                error!(problem = stuck.problem, uid = stuck.seat.uid(), "a sandbox slot is out of service");
+                shared.lock_stuck().push((stuck.group, stuck.seat));
+            }
+        }));
     }
 
     /// Looks again at the groups that would not go.
-    async fn retry_stuck(&self) {
-        let stuck = std::mem::take(&mut *self.stuck.lock().unwrap_or_else(PoisonError::into_inner));
-        for (group, seat) in stuck {
+    fn retry_stuck(&self) {
+        let mut stuck = self.lock_stuck();
+        for (group, seat) in std::mem::take(&mut *stuck) {
             if let Err(group) = group.remove_now() {
-                self.stuck.lock().unwrap_or_else(PoisonError::into_inner).push((group, seat));
+                stuck.push((group, seat));
             }
         }
     }
+
+    fn lock_stuck(&self) -> std::sync::MutexGuard<'_, Vec<(Cgroup, Seat)>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// What it took to end a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stopped {
-    /// Nothing, or a word.
-    ByItself,
-    /// Force.
-    Killed,
-    /// Some process of it is still there.
-    Survived,
+fn timed(mut report: Report, begun: Instant) -> Report {
+    report.usage.wall = begun.elapsed();
+    report
 }
 
-/// Returns when the kernel has killed a process of the group for memory.
-async fn out_of_memory(group: Option<&Cgroup>) {
-    match group {
-        None => std::future::pending().await,
-        Some(group) => {
-            while group.oom_kills() == 0 {
-                sleep(OOM_CHECK).await;
-            }
-        }
+/// What is told of a call.
+fn report(called: Called) -> Report {
+    if called.survived {
+        return Report::failed("some of its processes cannot be killed");
+    }
+    let complaint = called.stderr.shown(1024).text;
+
+    let verdict = verdict::judge(Seen {
+        end: called.end,
+        oom_kills: called.oom_kills,
+        exit_code: called.exit_code,
+        done: called.done,
+        complaint: &complaint,
+    });
+    Report {
+        outcome: verdict.outcome,
+        message: verdict.message,
+        stdout: called.stdout,
+        stderr: called.stderr,
+        exit_code: verdict.exit_code,
+        signal: verdict.signal,
+        error: verdict.error,
+        results: verdict.results,
+        output: verdict.output,
+        files: called.files,
+        killed: called.killed,
+        session_lost: false,
+        usage: Usage {
+            cpu: called.usage.cpu,
+            peak_memory: called.usage.peak_memory,
+            processes: called.usage.processes,
+            wall: Duration::ZERO,
+        },
     }
 }

@@ -41,8 +41,6 @@ pub(crate) struct Launch {
     pub(crate) identity: Option<u32>,
     /// Limits, hard and soft.
     pub(crate) rlimits: Vec<(Resource, u64)>,
-    /// Whether it reads what we write; nothing, otherwise.
-    pub(crate) stdin: bool,
 }
 
 struct Order {
@@ -83,13 +81,12 @@ fn serve(orders: &Receiver<Order>, runtime: &Handle) {
 }
 
 fn start(launch: Launch) -> io::Result<Child> {
-    let Launch { program, arguments, inherit, entrances, identity, rlimits, stdin } = launch;
+    let Launch { program, arguments, inherit, entrances, identity, rlimits } = launch;
     let mut command = std::process::Command::new(program);
     // A group of its own: a signal for the worker's whole group (Ctrl-C) is for the worker to obey,
     // which then ends its sandboxes in order.
     command.args(arguments).env_clear().current_dir("/").process_group(0);
-    command.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let in_child = move || {
         enter(&entrances)?;
         prefer_for_oom();

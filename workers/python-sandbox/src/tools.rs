@@ -1,139 +1,260 @@
-//! What the worker offers to a server: `python.execute` and `command.execute`, their inputs, and the
-//! way from a sandbox's report to a task's end.
+//! What the worker offers to a server, and the way from a task to a sandbox, and from a sandbox's report to
+//! the task's end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollcall_worker_sdk::{
-    CancelReason, Capability, Fault, Task, TaskContext, TaskEnd, TaskError, WorkerBuilder,
+    BoxFuture, CancelReason, Capability, Fault, StoredArtifact, Task, TaskContext, TaskEnd, TaskError,
+    WorkerBuilder,
 };
-use serde::Deserialize;
-use serde_json::json;
 
-use crate::limits::DEFAULT_WALL;
+use crate::frame::MadeFile;
+use crate::inputs::{self, Wanted};
+use crate::limits::{DEFAULT_WALL, Limits};
 use crate::metrics::Metrics;
 use crate::outcome::{Outcome, Program, Report, Request};
-use crate::profile::WORKSPACE;
-use crate::result;
+use crate::packages::Packages;
 use crate::sandbox::Sandbox;
+use crate::sessions::{NoSession, Opening};
+use crate::{result, schemas};
 
-/// The kernel's limit for one argument, its final zero not counted.
-const LONGEST_ARGUMENT: usize = 128 * 1024 - 1;
+/// How long a session lives unused when the server says nothing.
+const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// As many arguments as anybody needs; their sum stays below the kernel's limit.
-const MOST_ARGUMENTS: usize = 1024;
-const LONGEST_COMMAND: usize = 1 << 20;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PythonInput {
-    code: String,
+/// What is offered, and within which bounds. Cheap to clone.
+#[derive(Clone)]
+pub struct Offer {
+    /// Where tasks run.
+    pub sandbox: Sandbox,
+    /// What counts them.
+    pub metrics: Metrics,
+    /// The most that a task may ask for.
+    pub most: Limits,
+    /// Whether and how packages can be installed.
+    pub packages: Option<Arc<Packages>>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CommandInput {
-    argv: Option<Vec<String>>,
-    shell: Option<String>,
-    #[serde(default)]
-    stdin: String,
-    #[serde(default)]
-    cwd: String,
+/// What a capability is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// A sandbox of its own, or a session if the task names one.
+    Anywhere,
+    /// Only a session has what it is about.
+    Session,
+    /// A session, which begins with this call whether or not there was one.
+    FreshSession,
 }
 
-/// Adds both capabilities to a worker.
-pub fn offer(worker: WorkerBuilder, sandbox: &Sandbox, metrics: &Metrics) -> WorkerBuilder {
-    // A run has no network and leaves nothing behind, so to run it again does no harm.
-    let python = Capability::new("python.execute")
-        .description(
-            "Runs Python 3 code in a fresh sandbox without network. Standard output and error are \
-             streamed; the value of a last expression is returned as text. Nothing is kept afterwards.",
-        )
-        .idempotent(true)
-        .input_schema(&json!({
-            "type": "object",
-            "properties": { "code": { "type": "string", "description": "Python source" } },
-            "required": ["code"],
-            "additionalProperties": false
-        }));
-    let command = Capability::new("command.execute")
-        .description(
-            "Runs a program in a fresh sandbox without network: `argv` as it is, or `shell` by /bin/sh. \
-             Nothing is kept afterwards.",
-        )
-        .idempotent(true)
-        .input_schema(&json!({
-            "type": "object",
-            "properties": {
-                "argv": {
-                    "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": MOST_ARGUMENTS,
-                    "description": "the program's name and its arguments"
-                },
-                "shell": { "type": "string", "description": "a script for /bin/sh" },
-                "stdin": { "type": "string", "description": "what the program reads" },
-                "cwd": {
-                    "type": "string",
-                    "description": "where it starts, below /workspace or /tmp; made if it is not there"
+type Read = fn(&str) -> Result<Wanted, String>;
+
+/// Adds all capabilities to a worker.
+pub fn offer(worker: WorkerBuilder, offer: &Offer) -> WorkerBuilder {
+    let [read, write, list, delete, stat] = schemas::files();
+    let all: [(Capability, Place, Read); 10] = [
+        (schemas::python_execute(), Place::Anywhere, inputs::python),
+        (schemas::python_reset(), Place::FreshSession, inputs::reset),
+        (schemas::command_execute(), Place::Anywhere, inputs::command),
+        (read, Place::Session, inputs::files_read),
+        (write, Place::Session, inputs::files_write),
+        (list, Place::Session, inputs::files_list),
+        (delete, Place::Session, inputs::files_delete),
+        (stat, Place::Session, inputs::files_stat),
+        (schemas::package_list(), Place::Anywhere, inputs::package_list),
+        (schemas::code_analyze(), Place::Anywhere, inputs::analyze),
+    ];
+    let worker = all.into_iter().fold(worker, |worker, (capability, place, read)| {
+        worker.capability(capability, offer.handler(place, read))
+    });
+    match &offer.packages {
+        None => worker,
+        Some(packages) => worker.capability(schemas::package_install(), offer.installer(packages)),
+    }
+}
+
+impl Offer {
+    fn handler(
+        &self,
+        place: Place,
+        read: Read,
+    ) -> impl Fn(Task, TaskContext) -> BoxFuture<TaskEnd> + Send + Sync + 'static {
+        let offer = self.clone();
+        move |task, context| {
+            let offer = offer.clone();
+            Box::pin(async move {
+                match offer.request(place, read, &task) {
+                    Ok(request) => offer.execute(place, request, &task, &context).await,
+                    Err(end) => *end,
                 }
-            },
-            "oneOf": [{ "required": ["argv"] }, { "required": ["shell"] }],
-            "additionalProperties": false
-        }));
-    worker
-        .capability(python, handler(sandbox, metrics, python_program))
-        .capability(command, handler(sandbox, metrics, command_program))
+            })
+        }
+    }
+
+    fn installer(
+        &self,
+        packages: &Arc<Packages>,
+    ) -> impl Fn(Task, TaskContext) -> BoxFuture<TaskEnd> + Send + Sync + 'static {
+        let (offer, packages) = (self.clone(), Arc::clone(packages));
+        move |task, context| {
+            let (offer, packages) = (offer.clone(), Arc::clone(&packages));
+            Box::pin(async move {
+                let names = match inputs::packages(task.input.get()) {
+                    Ok(_) if task.session.is_none() => return *needs_session(&task),
+                    Ok(names) => names,
+                    Err(problem) => return refused("invalid_input", &problem),
+                };
+                let running = offer.metrics.begin();
+                let installed = packages.install(&offer.sandbox, names, wall(&task), context.cancellation());
+                let (report, set) = installed.await;
+                drop(running);
+                let Some(set) = set else { return offer.end(report, &context).await };
+                let request = offer.plain(set.use_it(), &task);
+                let end = offer.execute(Place::Session, request, &task, &context).await;
+                if end.status == rollcall_worker_sdk::Status::Succeeded {
+                    offer.end(report, &context).await
+                } else {
+                    end
+                }
+            })
+        }
+    }
+
+    /// What a task asks for, or why it cannot be had.
+    fn request(&self, place: Place, read: Read, task: &Task) -> Result<Request, Box<TaskEnd>> {
+        if place != Place::Anywhere && task.session.is_none() {
+            return Err(needs_session(task));
+        }
+        let wrong = |problem: String| Box::new(refused("invalid_input", &problem));
+        let wanted = read(task.input.get()).map_err(wrong)?;
+        let limits = wanted.limits.within(self.sandbox.limits(), &self.most).map_err(wrong)?;
+        if let Some(session) = &task.session
+            && !wanted.limits.is_nothing()
+            && opening(task) != Opening::New
+            && self.sandbox.has_session(session)
+        {
+            let problem =
+                "`limits` are set by the call that begins a session; leave them out, or begin another";
+            return Err(wrong(problem.into()));
+        }
+        let Wanted { program, inputs, outputs, .. } = wanted;
+        Ok(Request { program, inputs, outputs, limits, wall: wall(task) })
+    }
+
+    fn plain(&self, program: Program, task: &Task) -> Request {
+        let (inputs, outputs) = (Vec::new(), Vec::new());
+        Request { program, inputs, outputs, limits: *self.sandbox.limits(), wall: wall(task) }
+    }
+
+    async fn execute(&self, place: Place, request: Request, task: &Task, context: &TaskContext) -> TaskEnd {
+        let running = self.metrics.begin();
+        let live = context.clone();
+        let output = Arc::new(move |stream, bytes: &[u8]| live.output(stream, bytes));
+        let cancel = context.cancellation();
+        let report = match &task.session {
+            None => self.sandbox.run(request, output, cancel).await,
+            Some(session) => {
+                let fresh = place == Place::FreshSession;
+                let opening = if fresh { Opening::New } else { opening(task) };
+                let ttl = ttl(task);
+                match self.sandbox.call(session, opening, ttl, request, output, cancel).await {
+                    Ok(report) => report,
+                    Err(problem) => return no_session(session, problem),
+                }
+            }
+        };
+        drop(running);
+        if report.outcome == Outcome::SandboxError {
+            tracing::error!(
+                task = task.id,
+                epoch = task.epoch,
+                problem = report.message,
+                "the sandbox failed"
+            );
+        }
+        self.end(report, context).await
+    }
+
+    /// Sends the files, and makes the report the task's end.
+    async fn end(&self, mut report: Report, context: &TaskContext) -> TaskEnd {
+        if report.outcome == Outcome::Cancelled && context.cancel_reason() == Some(CancelReason::Timeout) {
+            // The same limit, seen by the server or the SDK a moment before us.
+            report.outcome = Outcome::Timeout;
+            report.message = "ran longer than its time limit".into();
+        }
+        self.metrics.ended(report.outcome, &report.usage);
+        let files = std::mem::take(&mut report.files);
+        let stored = tokio::select! {
+            stored = upload(files, context) => stored,
+            _ = context.cancelled() => Ok(Vec::new()),
+        };
+        match stored {
+            Ok(stored) => end(&report, &stored),
+            Err(problem) => TaskEnd::failed(*problem),
+        }
+    }
 }
 
-fn handler(
-    sandbox: &Sandbox,
-    metrics: &Metrics,
-    read: fn(&str) -> Result<Program, String>,
-) -> impl Fn(Task, TaskContext) -> rollcall_worker_sdk::BoxFuture<TaskEnd> + Send + Sync + 'static {
-    let (sandbox, metrics) = (sandbox.clone(), metrics.clone());
-    move |task, context| {
-        let (sandbox, metrics) = (sandbox.clone(), metrics.clone());
-        Box::pin(async move {
-            if task.session.is_some() {
-                return refused("sessions_unsupported", "this worker has no sessions; leave `session` out");
-            }
-            match read(task.input.get()) {
-                Ok(program) => execute(&sandbox, &metrics, program, &task, context).await,
-                Err(problem) => refused("invalid_input", &problem),
-            }
-        })
+/// Whether the task begins its session.
+fn opening(task: &Task) -> Opening {
+    match task.session_new {
+        Some(true) => Opening::New,
+        Some(false) => Opening::Known,
+        None => Opening::Either,
     }
 }
 
-async fn execute(
-    sandbox: &Sandbox,
-    metrics: &Metrics,
-    program: Program,
-    task: &Task,
-    context: TaskContext,
-) -> TaskEnd {
-    let wall = if task.deadline.is_zero() { DEFAULT_WALL } else { task.deadline };
-    let running = metrics.begin();
-    let live = context.clone();
-    let output = Arc::new(move |stream, bytes: &[u8]| live.output(stream, bytes));
-    let mut report = sandbox.run(Request { program, wall }, output, context.cancellation()).await;
-    drop(running);
-    if report.outcome == Outcome::Cancelled && context.cancel_reason() == Some(CancelReason::Timeout) {
-        // The same limit, seen by the server or the SDK a moment before us.
-        report.outcome = Outcome::Timeout;
-        report.message = "ran longer than its time limit".into();
+fn ttl(task: &Task) -> Duration {
+    task.session_ttl.unwrap_or(DEFAULT_TTL)
+}
+
+fn wall(task: &Task) -> Duration {
+    if task.deadline.is_zero() { DEFAULT_WALL } else { task.deadline }
+}
+
+/// Hands files to the server, under names of which each is used once.
+async fn upload(files: Vec<MadeFile>, context: &TaskContext) -> Result<Vec<StoredArtifact>, Box<TaskError>> {
+    let mut stored: Vec<StoredArtifact> = Vec::new();
+    for MadeFile { name, media_type, bytes } in files {
+        let name = unused(&tidy(&name), &stored);
+        let sent = context.artifact(&name, &media_type_of(&media_type), bytes).await;
+        stored.push(sent.map_err(Box::new)?);
     }
-    metrics.ended(report.outcome, &report.usage);
-    if report.outcome == Outcome::SandboxError {
-        tracing::error!(task = task.id, epoch = task.epoch, problem = report.message, "the sandbox failed");
-    }
-    end(&report)
+    Ok(stored)
+}
+
+/// What comes from inside a sandbox may be anything; a name is a short text.
+fn tidy(name: &str) -> String {
+    let name: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
+    if name.trim().is_empty() { "file".into() } else { name }
+}
+
+fn unused(name: &str, stored: &[StoredArtifact]) -> String {
+    let taken = |name: &str| stored.iter().any(|file| file.name == name);
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+    let numbered = |number: u32| match ending {
+        "" => format!("{stem}-{number}"),
+        ending => format!("{stem}-{number}.{ending}"),
+    };
+    let mut names = std::iter::once(name.to_owned()).chain((2..).map(numbered));
+    names.find(|name| !taken(name)).unwrap_or_default()
+}
+
+fn media_type_of(told: &str) -> String {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 60
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-'))
+    };
+    let good = told.split_once('/').is_some_and(|(kind, form)| plain(kind) && plain(form));
+    if good { told.to_owned() } else { "application/octet-stream".into() }
 }
 
 /// The task's end. What the code did is the caller's affair; only a sandbox that failed is ours, and
 /// worth another try elsewhere.
-fn end(report: &Report) -> TaskEnd {
+fn end(report: &Report, stored: &[StoredArtifact]) -> TaskEnd {
     let ours = report.outcome == Outcome::SandboxError;
     let end = match report.outcome {
-        Outcome::Ok => return result::fill(TaskEnd::succeeded(&()), report),
+        Outcome::Ok => TaskEnd::succeeded(&()),
         Outcome::Timeout => TaskEnd::timed_out(),
         Outcome::Cancelled if report.killed => TaskEnd::killed(),
         Outcome::Cancelled => TaskEnd::cancelled(),
@@ -151,7 +272,36 @@ fn end(report: &Report) -> TaskEnd {
             details: None,
         }),
     };
-    result::fill(end, report)
+    match report.output {
+        Some(_) => result::fill_answer(end, report, stored),
+        None => result::fill(end, report, stored),
+    }
+}
+
+fn needs_session(task: &Task) -> Box<TaskEnd> {
+    let what = &task.capability;
+    let message =
+        format!("{what} is about the files and packages of a session; name one in the task's `session`");
+    Box::new(refused("session_required", &message))
+}
+
+fn no_session(session: &str, problem: NoSession) -> TaskEnd {
+    match problem {
+        NoSession::Lost => refused(
+            "session_lost",
+            &format!(
+                "the worker has no session {session:?} any more: nobody used it for its ttl, it ended with a call \
+                 that had to be killed, or the worker was started anew; delete it and begin another"
+            ),
+        ),
+        NoSession::TooMany(most) => TaskEnd::failed(TaskError {
+            code: "too_many_sessions".into(),
+            message: format!("the worker holds {most} sessions, as many as it may; delete one, or ask later"),
+            retryable: true,
+            fault: Fault::Caller,
+            details: None,
+        }),
+    }
 }
 
 fn refused(code: &str, message: &str) -> TaskEnd {
@@ -164,97 +314,39 @@ fn refused(code: &str, message: &str) -> TaskEnd {
     })
 }
 
-fn python_program(input: &str) -> Result<Program, String> {
-    let PythonInput { code } = serde_json::from_str(input).map_err(|problem| problem.to_string())?;
-    Ok(Program::Python { code })
-}
-
-fn command_program(input: &str) -> Result<Program, String> {
-    let input: CommandInput = serde_json::from_str(input).map_err(|problem| problem.to_string())?;
-    let argv = match (input.argv, input.shell) {
-        (Some(argv), None) => argv,
-        (None, Some(script)) => vec!["/bin/sh".into(), "-c".into(), script],
-        _ => return Err("one of `argv` and `shell` is needed, and not both".into()),
-    };
-    if argv.is_empty() || argv.len() > MOST_ARGUMENTS {
-        return Err(format!("`argv` has {} words; it may have 1 to {MOST_ARGUMENTS}", argv.len()));
-    }
-    if argv.iter().any(|word| word.len() > LONGEST_ARGUMENT)
-        || argv.iter().map(String::len).sum::<usize>() > LONGEST_COMMAND
-    {
-        return Err(format!(
-            "an argument may have {LONGEST_ARGUMENT} bytes, all together {LONGEST_COMMAND}; \
-             send more through `stdin`"
-        ));
-    }
-    if argv.iter().any(|word| word.contains('\0')) {
-        return Err("an argument cannot contain a zero byte".into());
-    }
-    Ok(Program::Command { argv, stdin: input.stdin, cwd: start_folder(&input.cwd)? })
-}
-
-/// An absolute path below a folder that can be written, or one relative to the workspace.
-fn start_folder(cwd: &str) -> Result<String, String> {
-    let path = if cwd.starts_with('/') { cwd.to_owned() } else { format!("{WORKSPACE}/{cwd}") };
-    let allowed = [WORKSPACE, "/tmp"]
-        .iter()
-        .any(|root| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
-    if !allowed || path.split('/').any(|part| part == "..") || path.len() > 1024 || path.contains('\0') {
-        return Err("`cwd` must be a path below /workspace or /tmp, without `..`".into());
-    }
-    Ok(path.trim_end_matches('/').to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn argv(input: &str) -> Vec<String> {
-        match command_program(input) {
-            Ok(Program::Command { argv, .. }) => argv,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_command_is_argv_or_a_script_and_nothing_else() {
-        assert_eq!(argv(r#"{"argv":["ls","-l"]}"#), ["ls", "-l"]);
-        assert_eq!(argv(r#"{"shell":"ls | wc"}"#), ["/bin/sh", "-c", "ls | wc"]);
-        for wrong in [
-            r"{}",
-            r#"{"argv":["ls"],"shell":"ls"}"#,
-            r#"{"argv":[]}"#,
-            r#"{"argv":"ls"}"#,
-            r#"{"argv":["a\u0000b"]}"#,
-            r#"{"argv":["ls"],"env":{}}"#,
-            "[]",
-        ] {
-            assert!(command_program(wrong).is_err(), "{wrong}");
-        }
-        let long = json!({ "argv": ["echo", "x".repeat(200_000)] }).to_string();
-        assert!(command_program(&long).expect_err("too long for the kernel").contains("stdin"));
-    }
-
-    #[test]
-    fn a_start_folder_stays_where_it_can_be_made() {
-        assert_eq!(start_folder("").as_deref(), Ok("/workspace"));
-        assert_eq!(start_folder("a/b/").as_deref(), Ok("/workspace/a/b"));
-        assert_eq!(start_folder("/tmp").as_deref(), Ok("/tmp"));
-        for wrong in ["..", "a/../..", "/etc", "/workspaces", "/tmp/../etc", "/", "a\0b"] {
-            assert!(start_folder(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn only_a_failed_sandbox_is_the_workers_fault() {
         for outcome in Outcome::ALL {
             let report = Report { outcome, ..Report::failed("why") };
-            let end = end(&report);
+            let end = end(&report, &[]);
             let ours = outcome == Outcome::SandboxError;
             if let Some(error) = end.error {
                 assert_eq!((error.retryable, error.fault == Fault::Worker), (ours, ours), "{outcome:?}");
                 assert_eq!(error.code, outcome.as_str());
             }
         }
+    }
+
+    #[test]
+    fn what_a_sandbox_says_of_a_file_is_made_fit_for_a_server() {
+        assert_eq!(tidy("a\u{1b}[31m\n.txt"), "a[31m.txt");
+        assert_eq!(tidy(" \0"), "file");
+        assert_eq!(media_type_of("image/svg+xml"), "image/svg+xml");
+        for wrong in ["", "text", "text/", "a/b/c", "text/html; x", "\u{1b}/x"] {
+            assert_eq!(media_type_of(wrong), "application/octet-stream", "{wrong:?}");
+        }
+        let stored = |name: &str| StoredArtifact {
+            name: name.into(),
+            media_type: String::new(),
+            size: 0,
+            sha256: String::new(),
+        };
+        assert_eq!(unused("a.png", &[]), "a.png");
+        assert_eq!(unused("a.png", &[stored("a.png"), stored("a-2.png")]), "a-3.png");
+        assert_eq!(unused("a", &[stored("a")]), "a-2");
     }
 }

@@ -42,7 +42,7 @@ for _ in range(3):
 
 #[tokio::test]
 async fn a_fork_bomb_is_bounded_and_gone_afterwards() {
-    let limits = Limits { pids: 32, ..Limits::default() };
+    let limits = Limits { processes: 32, ..Limits::default() };
     let sandbox = sandbox_with(limits).await;
     let bounded = "
 import os, time
@@ -286,7 +286,7 @@ async fn a_forged_frame_is_the_codes_own_failure() {
     let print_it = "import struct, sys\nbody = b'{\"value\":\"forged\"}'\n\
                     sys.stdout.buffer.write(struct.pack('>I', len(body)) + body)";
     let report = run(&sandbox, python(print_it)).await;
-    assert_eq!((report.outcome, report.last_value.as_deref()), (Outcome::Ok, Some("22")));
+    assert_eq!((report.outcome, report.last_value()), (Outcome::Ok, Some("22")));
     let write_it = "
 import os
 for fd in range(3, 256):

@@ -5,9 +5,9 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    AMPLE, Heard, command, processes_with, python, quiet, run, sandbox, shell, stderr, stdout, within,
+    Heard, asking, command, processes_with, python, quiet, run, sandbox, shell, stderr, stdout, within,
 };
-use rollcall_python_sandbox::{Outcome, Program, Request};
+use rollcall_python_sandbox::{Outcome, Program};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn what_python_prints_comes_back() {
     let report = run(&sandbox().await, python("print(1)")).await;
     assert_eq!((report.outcome, report.exit_code), (Outcome::Ok, Some(0)), "{}", stderr(&report));
     assert_eq!(stdout(&report), "1\n");
-    assert_eq!(report.last_value, None);
+    assert_eq!(report.last_value(), None);
     assert!(report.usage.cpu.is_some_and(|cpu| !cpu.is_zero()));
     assert!(report.usage.peak_memory.is_some_and(|bytes| bytes > 1 << 20));
     assert!(report.usage.wall > Duration::ZERO);
@@ -25,12 +25,12 @@ async fn what_python_prints_comes_back() {
 async fn the_value_of_the_last_expression_is_told() {
     let sandbox = sandbox().await;
     let report = run(&sandbox, python("x = 6\nx * 7")).await;
-    assert_eq!(report.last_value.as_deref(), Some("42"));
+    assert_eq!(report.last_value(), Some("42"));
     assert_eq!(stdout(&report), "");
     let report = run(&sandbox, python("'\\ud800'")).await;
-    assert_eq!((report.outcome, report.last_value.as_deref()), (Outcome::Ok, Some("'\\ud800'")));
+    assert_eq!((report.outcome, report.last_value()), (Outcome::Ok, Some("'\\ud800'")));
     let report = run(&sandbox, python("")).await;
-    assert_eq!((report.outcome, report.last_value), (Outcome::Ok, None));
+    assert_eq!((report.outcome, report.last_value()), (Outcome::Ok, None));
 }
 
 #[tokio::test]
@@ -91,8 +91,9 @@ async fn a_command_reads_its_input_and_starts_where_it_is_told() {
     let report = run(&sandbox, command(&["wc", "-l"], &large)).await;
     assert_eq!((report.outcome, stdout(&report).trim()), (Outcome::Ok, "100000"));
     let argv = vec!["pwd".into()];
-    let program = Program::Command { argv, stdin: String::new(), cwd: "/workspace/a/b".into() };
-    let report = run(&sandbox, Request { program, wall: AMPLE }).await;
+    let (stdin, env) = (String::new(), serde_json::Map::new());
+    let report =
+        run(&sandbox, asking(Program::Command { argv, stdin, cwd: "/workspace/a/b".into(), env })).await;
     assert_eq!(stdout(&report), "/workspace/a/b\n", "{}", stderr(&report));
     // A program that never reads must not hang the writer.
     let report = run(&sandbox, command(&["true"], &large)).await;

@@ -185,6 +185,8 @@ impl Hub {
             input: frame.input.to_owned(),
             deadline: Duration::from_millis(frame.deadline_ms),
             session: frame.session,
+            session_new: frame.session_new,
+            session_ttl: frame.session_ttl_ms.map(Duration::from_millis),
             idempotency_key: frame.idempotency_key,
             traceparent: frame.traceparent,
         };

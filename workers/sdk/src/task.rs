@@ -30,6 +30,11 @@ pub struct Task {
     pub deadline: Duration,
     /// The session that it runs in.
     pub session: Option<String>,
+    /// Whether it begins that session (what is left under its name is to be forgotten) or counts on what
+    /// earlier tasks left there. `None` from a server that does not tell.
+    pub session_new: Option<bool>,
+    /// How long the session lives on unused afterwards.
+    pub session_ttl: Option<Duration>,
     /// The same for every attempt of a task: lets a worker find its own repeats.
     pub idempotency_key: Option<String>,
     /// W3C trace context.

@@ -116,6 +116,8 @@ impl Server {
             input: &input,
             deadline_ms: u64::try_from(deadline.as_millis()).expect("short"),
             session: None,
+            session_new: None,
+            session_ttl_ms: None,
             idempotency_key: None,
             traceparent: None,
         })

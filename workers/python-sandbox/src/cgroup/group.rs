@@ -34,6 +34,13 @@ pub(crate) struct Cgroup {
     tree: Tree,
 }
 
+impl Drop for Cgroup {
+    /// One that was never used, because its sandbox could not be started, is removed here.
+    fn drop(&mut self) {
+        self.try_remove().unwrap_or_default();
+    }
+}
+
 /// A group that could not be removed, although it was tried for some seconds.
 #[derive(Debug)]
 pub(crate) struct StillThere {
@@ -62,10 +69,8 @@ pub(crate) struct GroupUsage {
 impl Cgroup {
     pub(super) fn create(tree: Tree, limits: &Limits) -> io::Result<Self> {
         let group = Self { tree };
-        if let Err(problem) = group.make().and_then(|()| group.limit(limits)) {
-            group.try_remove().unwrap_or_default();
-            return Err(problem);
-        }
+        group.make()?;
+        group.set_limits(limits)?;
         Ok(group)
     }
 
@@ -73,26 +78,39 @@ impl Cgroup {
         self.tree.dirs().into_iter().try_for_each(fs::create_dir_all)
     }
 
-    fn limit(&self, limits: &Limits) -> io::Result<()> {
-        let memory_limit = limits.memory.to_string();
-        let pids_limit = (limits.pids + OWN_PROCESSES).to_string();
+    /// Limits what its processes may use from now on.
+    ///
+    /// # Errors
+    /// When the kernel does not take a limit.
+    pub(crate) fn set_limits(&self, limits: &Limits) -> io::Result<()> {
+        let pids_limit = (limits.processes + OWN_PROCESSES).to_string();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0.01 to 1024 cores")]
         let quota = ((limits.cpus * CPU_PERIOD_US as f64) as u64).max(1000);
         match &self.tree {
             Tree::V2(dir) => {
-                write(dir, "memory.max", &memory_limit)?;
+                write(dir, "memory.max", &limits.memory.to_string())?;
                 write_if_there(dir, "memory.swap.max", "0")?;
                 write_if_there(dir, "memory.oom.group", "1")?;
                 write(dir, "pids.max", &pids_limit)?;
                 write(dir, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
             }
             Tree::V1 { memory, pids, cpu, .. } => {
-                write(memory, "memory.limit_in_bytes", &memory_limit)?;
-                write_if_there(memory, "memory.memsw.limit_in_bytes", &memory_limit)?;
+                limit_memory_v1(memory, limits.memory)?;
                 write(pids, "pids.max", &pids_limit)?;
                 write(cpu, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
                 write(cpu, "cpu.cfs_quota_us", &quota.to_string())
             }
+        }
+    }
+
+    /// Lets other sandboxes go first while this one is made ready, or no longer so.
+    pub(crate) fn set_patient(&self, patient: bool) {
+        let set = match &self.tree {
+            Tree::V2(dir) => write(dir, "cpu.weight", if patient { "1" } else { "100" }),
+            Tree::V1 { cpu, .. } => write(cpu, "cpu.shares", if patient { "2" } else { "1024" }),
+        };
+        if let Err(problem) = set {
+            tracing::debug!(%problem, "a control group's share stays as it was");
         }
     }
 
@@ -164,6 +182,11 @@ impl Cgroup {
         self.thaw();
     }
 
+    /// Waits until no process is left. False when some stay.
+    pub(crate) async fn empties(&self, patience: Duration) -> bool {
+        retry(patience, || self.members().is_ok_and(|members| members.is_empty())).await
+    }
+
     /// Kills every process and waits until none is left. False when some would not go.
     pub(crate) async fn kill(&self) -> bool {
         let killed = match &self.tree {
@@ -173,7 +196,7 @@ impl Cgroup {
         if !killed && self.members().is_ok_and(|members| !members.is_empty()) {
             self.signal(Signal::SIGKILL, &[]).await;
         }
-        retry(PATIENCE, || self.members().is_ok_and(|members| members.is_empty())).await
+        self.empties(PATIENCE).await
     }
 
     /// Removes the group, for which it must have no processes.
@@ -233,6 +256,17 @@ impl Cgroup {
             (Tree::V1 { freezer, .. }, false) => write(freezer, "freezer.state", "THAWED"),
         }
     }
+}
+
+/// Memory alone may never be limited above memory and swap together, which decides what goes first.
+fn limit_memory_v1(memory: &Path, bytes: u64) -> io::Result<()> {
+    const BOTH: &str = "memory.memsw.limit_in_bytes";
+    let bytes_text = bytes.to_string();
+    if read_number(memory, BOTH).is_some_and(|both| both < bytes) {
+        write(memory, BOTH, &bytes_text)?;
+    }
+    write(memory, "memory.limit_in_bytes", &bytes_text)?;
+    write_if_there(memory, BOTH, &bytes_text)
 }
 
 /// Looks again and again, with growing pauses, until it is so or time is up.

@@ -5,7 +5,7 @@ mod find;
 mod group;
 
 pub(crate) use find::CgroupsMissing;
-pub(crate) use group::Cgroup;
+pub(crate) use group::{Cgroup, GroupUsage};
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -135,6 +135,8 @@ impl Link {
             input: &input,
             deadline_ms: u64::try_from(limit.as_millis()).expect("short"),
             session: None,
+            session_new: None,
+            session_ttl_ms: None,
             idempotency_key: None,
             traceparent: None,
         }))

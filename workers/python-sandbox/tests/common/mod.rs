@@ -22,14 +22,27 @@ pub(crate) async fn sandbox() -> Sandbox {
 }
 
 pub(crate) async fn sandbox_with(limits: Limits) -> Sandbox {
-    match open(Config { limits, ..Config::default() }).await {
+    sandbox_as(Config { limits, ..Config::default() }).await
+}
+
+pub(crate) async fn sandbox_as(config: Config) -> Sandbox {
+    match open(config).await {
         Ok((sandbox, _)) => sandbox,
         Err(missing) => panic!("{missing}"),
     }
 }
 
+pub(crate) fn asking(program: Program) -> Request {
+    let (inputs, outputs) = (Vec::new(), Vec::new());
+    Request { program, inputs, outputs, limits: Limits::default(), wall: AMPLE }
+}
+
 pub(crate) fn python(code: &str) -> Request {
-    Request { program: Program::Python { code: code.into() }, wall: AMPLE }
+    asking(Program::Python { code: code.into() })
+}
+
+pub(crate) fn tool(name: &'static str, arguments: serde_json::Value) -> Request {
+    asking(Program::Tool { name, arguments })
 }
 
 pub(crate) fn shell(script: &str) -> Request {
@@ -38,15 +51,17 @@ pub(crate) fn shell(script: &str) -> Request {
 
 pub(crate) fn command(argv: &[&str], stdin: &str) -> Request {
     let argv = argv.iter().map(|word| (*word).to_owned()).collect();
-    let program = Program::Command { argv, stdin: stdin.into(), cwd: "/workspace".into() };
-    Request { program, wall: AMPLE }
+    let env = serde_json::Map::new();
+    asking(Program::Command { argv, stdin: stdin.into(), cwd: "/workspace".into(), env })
 }
 
 pub(crate) fn within(wall: Duration, request: Request) -> Request {
     Request { wall, ..request }
 }
 
+/// Runs with the limits that the sandbox was opened with.
 pub(crate) async fn run(sandbox: &Sandbox, request: Request) -> Report {
+    let request = Request { limits: *sandbox.limits(), ..request };
     sandbox.run(request, quiet(), &CancellationToken::new()).await
 }
 
