@@ -167,7 +167,7 @@ for path in ['/etc/shadow', '/root', '/home', '/proc/kcore', '/proc/1/root/etc/s
 "
     );
     let report = run(&sandbox().await, python(&code)).await;
-    let names = "['HOME', 'LANG', 'PATH', 'PWD', 'TERM', 'TMPDIR', 'USER']";
+    let names = "['HOME', 'LANG', 'MPLBACKEND', 'PATH', 'PWD', 'TERM', 'TMPDIR', 'USER']";
     assert_eq!(stdout(&report), format!("False False {names}\n"), "{}", stderr(&report));
 }
 

@@ -14,6 +14,8 @@ async fn twenty_runs_leave_no_group_process_mount_or_descriptor() {
     let open_files = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
     let groups = own_groups();
     assert!(!groups.is_empty(), "the folders of this process are there");
+    let nothing_runs = || groups.iter().all(|group| children(group).is_empty());
+    eventually("the trial is cleared away", nothing_runs).await;
     let before = (mounts(), open_files());
     let marker = format!("74{}", std::process::id());
     for round in 0..20 {
@@ -28,7 +30,7 @@ async fn twenty_runs_leave_no_group_process_mount_or_descriptor() {
         assert!(processes_with(&marker).is_empty(), "round {round}");
     }
     // What sandboxes were made of goes away after the answers.
-    eventually("no group is left", || groups.iter().all(|group| children(group).is_empty())).await;
+    eventually("no group is left", nothing_runs).await;
     assert_eq!((mounts(), open_files()), before);
     assert_eq!(sandbox.stuck(), 0);
     let pid = std::process::id();

@@ -17,16 +17,33 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 #[tokio::test]
-async fn a_server_sees_two_capabilities_and_gets_what_code_does() {
+async fn a_server_sees_what_is_offered_and_gets_what_code_does() {
     let worker = Worker::start().await;
     let (mut link, register) = worker.meet().await;
     assert_eq!(register["kind"], "python-sandbox");
     assert_eq!((&register["isolation"], &register["slots"]), (&json!("full"), &json!(3)));
     let offers = register["capabilities"].as_array().expect("a list");
-    assert_eq!(offers.len(), 2);
-    for (offer, name) in offers.iter().zip(["python.execute", "command.execute"]) {
-        assert_eq!((&offer["name"], &offer["idempotent"]), (&json!(name), &json!(true)));
+    let names: Vec<&str> = offers.iter().filter_map(|offer| offer["name"].as_str()).collect();
+    let all = [
+        "python.execute",
+        "python.reset",
+        "command.execute",
+        "files.read",
+        "files.write",
+        "files.list",
+        "files.delete",
+        "files.stat",
+        "package.list",
+        "code.analyze",
+    ];
+    assert_eq!(names, all, "nothing can be installed without wheels");
+    for offer in offers {
+        let kept = ["python.reset", "files"]
+            .iter()
+            .any(|word| offer["name"].as_str().is_some_and(|name| name.starts_with(word)));
+        assert_eq!(offer["idempotent"], json!(!kept), "{offer}");
         assert_eq!(offer["input_schema"]["type"], "object");
+        assert_eq!(offer["input_schema"]["additionalProperties"], json!(false));
     }
     let code = format!("import os\nprint('hello', '{TOKEN}' in str(os.environ))\n6 * 7");
     let ended = link.run("python.execute", json!({ "code": code })).await;
@@ -36,7 +53,7 @@ async fn a_server_sees_two_capabilities_and_gets_what_code_does() {
         ended.output,
         json!({
             "outcome": "ok", "stdout": "hello False\n", "stderr": "", "exit_code": 0,
-            "truncated": { "stdout": 0, "stderr": 0 }, "results": [{ "text": "42" }]
+            "truncated": { "stdout": 0, "stderr": 0, "results": 0 }, "results": [{ "text": "42" }]
         })
     );
     for name in ["wall_ms", "cpu_ms", "peak_memory_bytes"] {
