@@ -14,6 +14,7 @@ mod keyed_replays;
 mod launching;
 mod metrics;
 mod protocol_doc;
+mod python_worker;
 mod serving;
 mod seven_checks;
 mod support;

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
+
+from playing import serving
 
 HERE = Path(__file__).parent.parent
 
@@ -28,6 +31,18 @@ def test_the_wheel_holds_the_code_its_types_and_its_licence(tmp_path: Path) -> N
     assert [line for line in metadata.splitlines() if line.startswith("Requires-Dist")] == [
         "Requires-Dist: websockets<18,>=15"
     ]
+
+
+async def test_the_worker_of_the_readme_works() -> None:
+    code = (HERE / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    shown: dict[str, Any] = {"__name__": "shown"}
+    exec(compile(code, "README.md", "exec"), shown)
+    async with serving(shown["worker"]) as here:
+        server = await here.registered()
+        await server.execute(1, "invoice.parse", input={"text": "tea 3"})
+        assert (await server.result())["output"] == {"sum": "3"}
+        await server.execute(2, "invoice.parse", input={})
+        assert (await server.result())["error"]["code"] == "bad_input"
 
 
 def test_the_licence_is_the_projects() -> None:

@@ -26,8 +26,6 @@ def watch_lifeline(cut: asyncio.Event) -> None:
     try:
         pipe = int(number)
         os.fstat(pipe)
-        # What this worker starts must not hold the pipe.
-        os.set_inheritable(pipe, False)
 
         def readable() -> None:
             if not os.read(pipe, 64):
