@@ -60,7 +60,7 @@ async fn the_worker_on_the_page_parses_says_and_sends_what_it_should() {
         .map(|event| data(event)["data"].as_str().unwrap_or_default().to_owned())
         .collect();
     assert_eq!(said, "tea: 3\ncake: 4\n");
-    let told = events.iter().filter(|event| event.event == "progress").map(data).last();
+    let told = events.iter().filter(|event| event.event == "progress").map(data).next_back();
     assert_eq!(told.map(|it| it["message"].clone()), Some(json!("line 2")));
 
     let task = server.task(&task).await;
