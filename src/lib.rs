@@ -9,6 +9,7 @@ pub mod data;
 pub mod fleet;
 pub mod interface;
 pub mod manager;
+pub mod provider;
 pub mod schemas;
 pub mod store;
 pub mod supervise;

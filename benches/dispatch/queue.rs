@@ -59,6 +59,7 @@ impl Stage {
             generation: Generation(1),
             workers: names.iter().map(|name| (name.clone(), Arc::new(spec(name)))).collect(),
             settings,
+            ..Topology::default()
         };
         let mut stage = Self {
             fleet: Fleet::new(Term(1), 7, "bench".into()),

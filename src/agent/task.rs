@@ -231,6 +231,8 @@ fn refused(f: &mut fmt::Formatter<'_>, refusal: &Refusal) -> fmt::Result {
         Refusal::StoreUnavailable => f.write_str("the store takes no writes"),
         Refusal::NoSuchTask => f.write_str("there is no such task"),
         Refusal::NoSuchWorker => f.write_str("there is no such worker"),
+        Refusal::NoSuchPool => f.write_str("there is no such pool"),
+        Refusal::SizeOutOfBounds { min, max } => write!(f, "the pool may have {min} to {max} instances"),
     }
 }
 

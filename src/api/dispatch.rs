@@ -15,7 +15,7 @@ use super::http::server::Face;
 use super::routes::{Endpoint as E, Found, ROUTES, find};
 use super::{AppState, artifacts, fleet, openapi, page, tasks};
 use crate::config::Config;
-use crate::fleet::OperatorWord;
+use crate::fleet::{OperatorWord, PoolWord};
 use crate::telemetry::Rejected;
 
 /// The longest URL, in bytes.
@@ -157,6 +157,13 @@ async fn handled(
         E::DrainWorker => fleet::workers::say(state, &parameter, OperatorWord::Drain, &request).await,
         E::RestartWorker => fleet::workers::say(state, &parameter, OperatorWord::Restart, &request).await,
         E::ProbeWorker => fleet::workers::probe(state, &parameter).await,
+        E::ListPools => Ok(fleet::pools::list(state)),
+        E::GetPool => fleet::pools::get(state, &parameter),
+        E::PoolDecisions => fleet::pools::decisions(state, &parameter),
+        E::PoolDemand => fleet::pools::demand(state, &parameter),
+        E::ScalePool => fleet::pools::scale(state, config, &parameter, request).await,
+        E::PausePool => fleet::pools::say(state, &parameter, PoolWord::Pause, &request).await,
+        E::ResumePool => fleet::pools::say(state, &parameter, PoolWord::Resume, &request).await,
         E::GetTopology => Ok(fleet::topology::get(state, config)),
         E::PlanTopology => fleet::topology::plan(state, request).await,
         E::FleetEvents => fleet::events::follow(state, pulse, &request),

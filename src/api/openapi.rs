@@ -41,6 +41,8 @@ fn document() -> Value {
             "Task": task(),
             "Explanation": explanation(),
             "Worker": worker(),
+            "Pool": pool(),
+            "Decision": decision(),
             "Problem": problem(&codes),
         } },
     })
@@ -92,7 +94,13 @@ fn headers(endpoint: E) -> Vec<(&'static str, Value)> {
             ("Prefer", json!({ "type": "string", "examples": ["wait=30"] })),
             ("traceparent", json!({ "type": "string" })),
         ],
-        E::CordonWorker | E::UncordonWorker | E::DrainWorker | E::RestartWorker => {
+        E::CordonWorker
+        | E::UncordonWorker
+        | E::DrainWorker
+        | E::RestartWorker
+        | E::ScalePool
+        | E::PausePool
+        | E::ResumePool => {
             vec![("Rollcall-Operator", json!({ "type": "string", "minLength": 1, "maxLength": 64 }))]
         }
         E::TaskArtifact | E::GetArtifact => {
@@ -126,6 +134,9 @@ fn success(endpoint: E, code: u16) -> Value {
         E::SubmitBatch => json_of(reference("BatchAnswer")),
         E::ListTasks => json_of(list("Task")),
         E::ListWorkers => json_of(list("Worker")),
+        E::ListPools => json_of(list("Pool")),
+        E::PoolDecisions => json_of(list("Decision")),
+        E::GetPool | E::ScalePool | E::PausePool | E::ResumePool => json_of(reference("Pool")),
         E::AddWorker
         | E::GetWorker
         | E::CordonWorker
@@ -146,6 +157,7 @@ fn success(endpoint: E, code: u16) -> Value {
         | E::GiveArtifact
         | E::RemoveWorker
         | E::ProbeWorker
+        | E::PoolDemand
         | E::GetTopology
         | E::PlanTopology
         | E::Status => json_of(json!({ "type": "object" })),
@@ -157,6 +169,15 @@ fn request_body(endpoint: E) -> Option<Value> {
         E::SubmitTask => ("application/json", reference("NewTask")),
         E::SubmitBatch => ("application/json", reference("BatchOfTasks")),
         E::AddWorker => ("application/json", json!({ "type": "object", "required": ["name"] })),
+        E::ScalePool => (
+            "application/json",
+            json!({
+                "type": "object",
+                "required": ["to"],
+                "additionalProperties": false,
+                "properties": { "to": { "type": "integer", "minimum": 0 } },
+            }),
+        ),
         E::GiveArtifact => ("application/octet-stream", json!({ "type": "string" })),
         E::PlanTopology => ("application/yaml", json!({ "type": "string" })),
         _ => return None,
@@ -303,6 +324,50 @@ fn worker() -> Value {
             "last_heartbeat": { "type": ["string", "null"], "format": "date-time" },
             "reconnects": { "type": "integer" },
             "next_attempt_at": { "type": ["string", "null"], "format": "date-time" },
+        },
+    })
+}
+
+fn pool() -> Value {
+    let count = json!({ "type": "integer" });
+    let names = json!({ "type": "array", "items": { "type": "string" } });
+    json!({
+        "type": "object",
+        "properties": {
+            "name": { "type": "string" },
+            "provider": { "enum": crate::fleet::ProviderKind::ALL.map(|kind| kind.as_str()) },
+            "desired": count, "instances": count, "ready": count, "draining": count,
+            "min": count, "max": count, "outdated": count,
+            "paused": { "type": "boolean" },
+            "paused_by": { "type": ["string", "null"] },
+            "missing": names, "unwanted": names,
+            "hook": { "type": "object" },
+            "last_decision": { "oneOf": [reference("Decision"), { "type": "null" }] },
+            "scaling": { "type": "object", "description": "as in config.yaml, without the hook" },
+        },
+    })
+}
+
+fn decision() -> Value {
+    use crate::fleet::autoscaler::{Direction, Reason};
+    let count = json!({ "type": "integer" });
+    json!({
+        "type": "object",
+        "properties": {
+            "at": { "type": "string", "format": "date-time" },
+            "from": count, "to": count, "wish": count, "min": count, "max": count,
+            "direction": { "enum": Direction::ALL.map(Direction::as_str) },
+            "reason": { "enum": Reason::ALL.map(Reason::as_str) },
+            "limited_by": { "type": "array", "items": { "enum": ["min", "max", "cooldown", "rate"] } },
+            "inputs": { "type": "object" },
+            "wait_seconds": { "type": ["integer", "null"] },
+            "formula": { "type": "string", "description": "the rule with its numbers" },
+            "why": { "type": "string", "description": "one sentence" },
+            "since": { "type": "string", "format": "date-time", "description": "the first of so many looks that said the same" },
+            "looks": count,
+            "hook": { "type": ["object", "null"] },
+            "arrived": { "type": "integer", "description": "workers that were ready after it" },
+            "time_to_capacity_seconds": { "type": ["number", "null"] },
         },
     })
 }

@@ -23,7 +23,11 @@ impl Check {
                 print_problems("warning", &config.warnings)?;
                 let workers = config.topology.workers.len();
                 let mut out = anstream::stdout().lock();
-                writeln!(out, "{} is valid: {}", self.file.display(), counted(workers, "worker"))?;
+                let pools = match config.topology.pools.len() {
+                    0 => String::new(),
+                    pools => format!(", {}", counted(pools, "pool")),
+                };
+                writeln!(out, "{} is valid: {}{pools}", self.file.display(), counted(workers, "worker"))?;
                 Ok(())
             }
             Err(failed) => {

@@ -16,6 +16,7 @@ mod failure;
 mod live;
 mod monitoring;
 mod plan;
+mod pools;
 mod reload;
 mod repair;
 mod replay;
@@ -56,6 +57,7 @@ enum Verb {
     Run(Box<run::Run>),
     Status(status::Status),
     Workers(workers::Workers),
+    Pools(pools::Pools),
     Tasks(tasks::Tasks),
     Events(events::Events),
     Replay(replay::Replay),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Verb::Run(verb) => wait(verb.run()),
         Verb::Status(verb) => wait(verb.run()),
         Verb::Workers(verb) => wait(verb.run()),
+        Verb::Pools(verb) => wait(verb.run()),
         Verb::Tasks(verb) => wait(verb.run()),
         Verb::Events(verb) => wait(verb.run()),
     };

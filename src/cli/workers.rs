@@ -13,7 +13,7 @@ use super::show::{Output, Table, cell, fact, when};
 use crate::client::{Client, Request, encoded};
 
 /// The header that says whose word it is.
-const OPERATOR: HeaderName = HeaderName::from_static("rollcall-operator");
+pub(super) const OPERATOR: HeaderName = HeaderName::from_static("rollcall-operator");
 
 /// Lists workers, shows one, and tells them what to do.
 #[derive(Debug, clap::Args)]
@@ -99,7 +99,8 @@ impl Workers {
     }
 }
 
-fn operator(name: &str) -> Result<HeaderValue, &'static str> {
+/// A name that a header can carry.
+pub(super) fn operator(name: &str) -> Result<HeaderValue, &'static str> {
     let fits =
         (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     let name = fits.then(|| HeaderValue::from_str(name).ok()).flatten();

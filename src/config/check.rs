@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::model::{Document, Heartbeat, Launch, Server, Worker};
 use super::node::{At, Place};
+use super::pool_check::check_pools;
 use super::reader::{Located, Reader};
 use super::values::spelled;
 use super::{
@@ -44,6 +45,7 @@ impl<'e> Making<'e> {
     /// The whole configuration. Problems are in `reader`; the result counts only without any.
     pub(super) fn config(&self, file: Arc<str>, document: Document, reader: &mut Reader<'_>) -> Config {
         self.check_workers(&document, reader);
+        check_pools(&document, reader);
         let settings = settings(&document, reader);
         let fixed = self.fixed(&document, reader);
         let mut programs = Programs::new(self);
@@ -55,6 +57,7 @@ impl<'e> Making<'e> {
             let spec = self.worker(entry.value, Origin::File, &mut programs, &all.index(n), reader);
             workers.insert(spec.name.clone(), Arc::new(spec));
         }
+        let (pools, pool_lines) = self.pools(document.pools.0, &mut programs, reader);
         Config {
             file,
             server: self.server(document.server),
@@ -67,8 +70,9 @@ impl<'e> Making<'e> {
                 artifacts: document.retention.artifacts.0,
             },
             reload: ReloadConfig { allow_mass_removal: document.reload.allow_mass_removal },
-            topology: Topology { workers, settings, ..Topology::default() },
+            topology: Topology { workers, pools, settings, ..Topology::default() },
             lines,
+            pool_lines,
             hash: "".into(),
             fixed,
             warnings: Vec::new(),
@@ -258,7 +262,8 @@ impl<'e> Programs<'e> {
         Some(LaunchSpec { command: std::iter::once(program).chain(words).collect(), env: launch.env.0 })
     }
 
-    fn find(&mut self, program: &str) -> Option<PathBuf> {
+    /// Where a program is; `None` where it is not.
+    pub(super) fn find(&mut self, program: &str) -> Option<PathBuf> {
         if let Some(found) = self.found.get(program) {
             return found.clone();
         }

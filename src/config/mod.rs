@@ -14,13 +14,15 @@ use self::check::{Making, Programs};
 use self::model::{Document, Worker};
 use self::node::{At, Node, Value};
 use self::reader::{Reader, Value as _};
-use crate::fleet::{Origin, Topology, WorkerName, WorkerSpec};
+use crate::fleet::{Origin, PoolName, Topology, WorkerName, WorkerSpec};
 
 mod check;
 mod model;
 mod node;
 mod parts;
 mod plan;
+mod pool_check;
+mod pool_model;
 mod problem;
 mod reader;
 mod substitute;
@@ -33,6 +35,7 @@ mod yaml;
 mod tests;
 
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
+pub(crate) use pool_check::pool_of;
 pub use problem::{Problem, listed};
 pub use values::{duration, spelled};
 pub use watch::{Timing, Trigger, Watcher};
@@ -60,6 +63,8 @@ pub struct Config {
     pub topology: Topology,
     /// The line of each worker's entry, from 1.
     pub lines: BTreeMap<WorkerName, u32>,
+    /// The line of each pool's entry, from 1.
+    pub pool_lines: BTreeMap<PoolName, u32>,
     /// The first 12 hex digits of the SHA-256 of the file's canonical form.
     pub hash: Arc<str>,
     /// What takes a restart to change.

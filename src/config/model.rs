@@ -4,6 +4,7 @@
 use serde_json::{Value as Json, json};
 
 use super::node::{At, Node};
+use super::pool_model::Pools;
 use super::reader::{List, Located, Reader, Value, section};
 use super::values::{Hundredths, Share, Size, Span, Text, Whole, words};
 use super::worker_values::{Capabilities, Command, Endpoint, Labels, Loopback, Variables, Weights};
@@ -39,8 +40,10 @@ section! {
         retention: Retention = Retention::default();
         /// The workers; `[]` for none.
         workers: Workers;
+        /// Workers that are made from templates, as many as there is work for.
+        pools: Pools = Pools(Vec::new());
     }
-    later ["pools", "access"]
+    later ["access"]
 }
 
 section! {
@@ -241,12 +244,14 @@ macro_rules! default_of_empty {
     ($($Section:ident),*) => {$(
         impl Default for $Section {
             fn default() -> Self {
-                let empty = Node::of_json(&Json::Null);
-                Self::read(&empty, &At::ROOT, &mut Reader::of_request()).expect("every field has a default")
+                let empty = $crate::config::node::Node::of_json(&serde_json::Value::Null);
+                let mut reader = $crate::config::reader::Reader::of_request();
+                <Self as $crate::config::reader::Value>::read(&empty, &$crate::config::node::At::ROOT, &mut reader).expect("every field has a default")
             }
         }
     )*};
 }
+pub(super) use default_of_empty;
 
 default_of_empty!(
     Server, Store, Telemetry, Heartbeat, Reconnect, Reload, Health, Queue, Retry, Retention, Mock

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Problem;
-use crate::fleet::{Capability, Change, Diff, Generation, Topology, WorkerName, WorkerView};
+use crate::fleet::{
+    Capability, Change, Diff, Generation, PoolChange, PoolName, Topology, WorkerName, WorkerView,
+};
 
 /// How many changes the one-line form names before it only counts them.
 const NAMED_CHANGES: usize = 20;
@@ -27,6 +29,9 @@ pub struct Changes {
     pub moved: Vec<Altered>,
     /// Workers that drain and leave.
     pub removed: Vec<Leaving>,
+    /// Pools that change, one phrase each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<String>,
     /// Settings that change, one phrase each.
     pub settings: Vec<String>,
     /// How many workers are the same.
@@ -137,6 +142,7 @@ impl Changes {
                 .map(|it| format!("~{} {}{}", it.worker, it.fields.join(" "), draining(it.tasks))),
         );
         items.extend(self.removed.iter().map(|it| format!("-{}{}", it.worker, draining(it.tasks))));
+        items.extend(self.pools.iter().cloned());
         items.extend(self.settings.iter().cloned());
         let hidden = items.len().saturating_sub(NAMED_CHANGES);
         items.truncate(NAMED_CHANGES);
@@ -175,8 +181,12 @@ impl<'a> Views<'a> {
     }
 
     fn changes(&self, diff: &Diff) -> Changes {
-        let mut changes =
-            Changes { settings: diff.settings.clone(), unchanged: diff.unchanged, ..Changes::default() };
+        let mut changes = Changes {
+            settings: diff.settings.clone(),
+            pools: diff.pools.iter().map(|(name, change)| self.pool(name, change)).collect(),
+            unchanged: diff.unchanged,
+            ..Changes::default()
+        };
         for (name, change) in &diff.workers {
             let worker = name.clone();
             let tasks = self.tasks(name);
@@ -195,10 +205,38 @@ impl<'a> Views<'a> {
         changes
     }
 
+    /// A pool's change in a phrase.
+    fn pool(&self, name: &PoolName, change: &PoolChange) -> String {
+        let workers = self.0.into_iter().flatten().filter(|view| view.pool.as_ref() == Some(name));
+        let (mut count, mut tasks) = (0, 0);
+        for view in workers {
+            (count, tasks) = (count + 1, tasks + view.slots_used);
+        }
+        match change {
+            PoolChange::Added => format!("+pool {name}"),
+            PoolChange::Renamed { from } => format!("~pool {name} (was {from})"),
+            PoolChange::Updated { fields } => format!("~pool {name} {}", fields.join(" ")),
+            PoolChange::Replaced { fields } => {
+                format!("~pool {name} {} (replacing its {count} workers one at a time)", fields.join(" "))
+            }
+            PoolChange::Removed if count == 0 => format!("-pool {name}"),
+            PoolChange::Removed => format!("-pool {name} with {count} workers{}", draining(tasks)),
+        }
+    }
+
     /// All that the workers of a topology offer. A worker whose entry states nothing offers what
     /// it registered last; `None` if one has never registered, for it may offer anything.
     fn offers(&self, topology: &Topology) -> Option<BTreeSet<Capability>> {
         let mut offers = BTreeSet::new();
+        for pool in topology.pools.values() {
+            match &pool.template.capabilities {
+                Some(stated) => offers.extend(stated.iter().cloned()),
+                None => {
+                    let view = self.0?.iter().find(|view| view.pool.as_ref() == Some(&pool.name))?;
+                    offers.extend(view.capabilities.iter().map(|offer| offer.name.clone()));
+                }
+            }
+        }
         for (name, spec) in &topology.workers {
             match &spec.capabilities {
                 Some(stated) => offers.extend(stated.iter().cloned()),
@@ -225,6 +263,12 @@ fn lost(old: &Topology, new: &Topology, views: &Views<'_>) -> Vec<Capability> {
                 spec.capabilities.is_some()
                     || views.get(name).is_some_and(|view| !view.capabilities.is_empty())
             })
+            .map(|(name, spec)| (name.clone(), spec.clone()))
+            .collect(),
+        pools: old
+            .pools
+            .iter()
+            .filter(|(_, spec)| spec.template.capabilities.is_some())
             .map(|(name, spec)| (name.clone(), spec.clone()))
             .collect(),
         ..Topology::default()

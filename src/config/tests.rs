@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::fleet::{Capability, InterfaceKind};
+use crate::fleet::{Capability, InterfaceKind, Scaling};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -56,14 +56,27 @@ fn what_config_yaml_shows_in_comments_is_the_default() {
     };
     // Prose does not begin with a known field's name and a colon.
     let known = ["formerly", "env"];
+    // The example of a pool is a block of its own, up to the next empty line.
+    let mut in_pools = false;
     let uncommented: String = text
         .lines()
-        .map(|line| match field(line) {
-            Some(field) if !known.iter().any(|known| field.trim_start().starts_with(known)) => field + "\n",
-            _ => line.to_owned() + "\n",
+        .map(|line| {
+            in_pools = (in_pools || line == "# pools:") && !line.is_empty();
+            if in_pools {
+                return line.trim_start_matches('#').strip_prefix(' ').unwrap_or_default().to_owned() + "\n";
+            }
+            match field(line) {
+                Some(field) if !known.iter().any(|known| field.trim_start().starts_with(known)) => {
+                    field + "\n"
+                }
+                _ => line.to_owned() + "\n",
+            }
         })
         .collect();
     let shown = parse(&uncommented).unwrap_or_else(|problems| panic!("{}\n{uncommented}", listed(&problems)));
+    let pool = &shown.topology.pools["python"];
+    let shows = Scaling { min: 1, max: 8, ..Scaling::default() };
+    assert_eq!(pool.scaling, shows, "what the example shows beside `max` is the default");
     let bare = parse(&text).expect("right");
     let mut expected = bare.topology.settings.clone();
     // Two examples have no default to show.

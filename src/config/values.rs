@@ -91,7 +91,8 @@ fn scaled(text: &str, digits: usize) -> Option<u32> {
 /// The other way round.
 fn decimal(scaled: u32, digits: u32) -> String {
     let (whole, part) = (scaled / 10_u32.pow(digits), scaled % 10_u32.pow(digits));
-    if part == 0 { whole.to_string() } else { format!("{whole}.{part}") }
+    let width = usize::try_from(digits).unwrap_or_default();
+    if part == 0 { whole.to_string() } else { format!("{whole}.{part:0width$}") }
 }
 
 /// A length of time from `LEAST` to `MOST` milliseconds, written `250ms`, `30s`, `5m`, `2h`, `7d`.
@@ -290,6 +291,6 @@ mod tests {
         for wrong in ["", ".5", "1.", "1.234", "1e3", "-1", "+1", "99999999999"] {
             assert_eq!(scaled(wrong, 2), None, "{wrong}");
         }
-        assert_eq!([decimal(150, 2), decimal(1_000, 2)], ["1.50", "10"]);
+        assert_eq!([decimal(150, 2), decimal(1_000, 2), decimal(1, 2)], ["1.50", "10", "0.01"]);
     }
 }

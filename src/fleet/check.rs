@@ -175,8 +175,9 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most six; the budgets have one.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + 1;
+        // Each live task has at most three timers, each worker at most six; the budgets and the pools
+        // have one each.
+        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + 2;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

@@ -127,6 +127,10 @@ impl Fleet {
                 .or_insert(Group { first: worker, last: &worker.name, count: 1 });
         }
         let wait = self.kind(&groups);
+        let missing = matches!(wait, Wait::Impossible | Wait::NotReady);
+        if let Some((summary, fix)) = missing.then(|| self.outlook(entry)).flatten() {
+            return Explanation { wait: Wait::NotReady, summary, fix, workers: lines(entry, &groups) };
+        }
         Explanation {
             wait,
             summary: summary(entry, wait, &groups),

@@ -197,6 +197,7 @@ impl Fleet {
                 | Effect::HangUp(_)
                 | Effect::Launch(_)
                 | Effect::Halt(_)
+                | Effect::Provision(..)
                 | Effect::Record(..)
                 | Effect::Gate(..)
                 | Effect::Note(_),

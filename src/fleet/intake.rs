@@ -30,9 +30,11 @@ impl Fleet {
             Err(refusal) => {
                 let outcome = match &refusal {
                     Refusal::QueueFull { .. } | Refusal::TooManyKinds { .. } => "queue_full",
-                    Refusal::UnknownCapability { .. } | Refusal::NoSuchTask | Refusal::NoSuchWorker => {
-                        "invalid"
-                    }
+                    Refusal::UnknownCapability { .. }
+                    | Refusal::NoSuchTask
+                    | Refusal::NoSuchWorker
+                    | Refusal::NoSuchPool
+                    | Refusal::SizeOutOfBounds { .. } => "invalid",
                     Refusal::KeyConflict => "conflict",
                     Refusal::Draining => "draining",
                     Refusal::StoreUnavailable => "unavailable",
@@ -72,6 +74,7 @@ impl Fleet {
         let known = self.balancer.find(&spec.capability, &spec.labels);
         if known.is_none_or(|demand| self.balancer.demands[demand].eligible.is_empty())
             && !self.registry.could_offer(&spec.capability)
+            && !self.pools.could_offer(&spec.capability)
         {
             let nearest = self.nearest(&spec.capability);
             return Err(Refusal::UnknownCapability { capability: spec.capability.clone(), nearest });

@@ -24,6 +24,9 @@ const FEATURES: [&str; 4] = ["cancel", "resume", "output", "artifacts"];
 impl Fleet {
     /// A worker has registered on a new connection.
     pub(super) fn link_up(&mut self, conn: ConnId, registration: Registration) {
+        if self.registry.named(&registration.worker).is_none() {
+            self.adopt(&registration);
+        }
         let Some(worker) = self.registry.named(&registration.worker) else {
             let message = format!("no worker named {:?} is configured here", registration.worker.as_str());
             self.refuse(conn, None, "unknown_worker", &message, ConnectOutcome::Auth);

@@ -10,6 +10,7 @@
 )]
 
 mod attempts;
+pub mod autoscaler;
 mod balancer;
 mod budget;
 mod check;
@@ -51,6 +52,10 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+pub use autoscaler::{
+    Decision, Direction, HookSpec, PoolChange, PoolRecord, PoolSpec, PoolView, PoolWord, ProviderKind,
+    ProviderReport, Scaling, ScheduledMin, Wanted,
+};
 pub use check::Violation;
 pub use ids::*;
 pub use intake::{KEY_LIFE, MAX_KEYS};
@@ -63,6 +68,7 @@ pub use topology::*;
 pub use view::*;
 pub use words::*;
 
+use autoscaler::Pools;
 use balancer::LoadBalancer;
 use budget::RetryBudgets;
 use finished::Finished;
@@ -100,6 +106,7 @@ pub struct Fleet {
     keys_in_order: VecDeque<(Wall, Tenant, u128)>,
     registry: WorkerRegistry,
     balancer: LoadBalancer,
+    pools: Pools,
     /// Fairness keys that wait somewhere.
     waiting_keys: usize,
     /// The next ticket of the queue.
@@ -146,6 +153,7 @@ impl Fleet {
             keys_in_order: VecDeque::new(),
             registry: WorkerRegistry::default(),
             balancer: LoadBalancer::default(),
+            pools: Pools::default(),
             waiting_keys: 0,
             ticket: 0,
             budgets: RetryBudgets::default(),
@@ -170,6 +178,8 @@ impl Fleet {
             Event::Abandoned(task) => self.abandoned(task),
             Event::Cancel(task, request) => self.cancel(task, request),
             Event::Operator(word, by, request) => self.operator(word, by, request),
+            Event::Pool(word, by, request) => self.pool_word(&word, by, request),
+            Event::Provided(pool, call, report) => self.provided(&pool, call, report),
             Event::Desired(topology) => self.desired(topology),
             Event::LinkUp(conn, registration) => self.link_up(conn, *registration),
             Event::DialFailed(worker, outcome, detail) => self.dial_failed(&worker, outcome, detail),
@@ -182,6 +192,7 @@ impl Fleet {
             Event::Farewell => self.farewell(),
             Event::Wake => self.wake(),
         }
+        self.mind_pools();
         std::mem::swap(&mut self.out, effects);
     }
 
@@ -214,6 +225,7 @@ impl Fleet {
                 Timer::Limit(task) => self.limit(task),
                 Timer::Recovery(task) => self.recovery_over(task),
                 Timer::RetryBudget => self.feed_retries(),
+                Timer::Pools => self.look_at_pools(),
                 Timer::Worker(worker, what) => self.worker_timer(worker, what),
             }
         }
@@ -224,6 +236,7 @@ impl Fleet {
     }
 
     fn note(&mut self, note: Note) {
+        self.pools.heard(&note);
         self.out.push(Effect::Note(note));
     }
 

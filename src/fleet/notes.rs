@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::autoscaler::{Decision, DemandSample};
 use super::ids::*;
 use super::task::*;
 use super::words::*;
@@ -137,6 +138,44 @@ pub enum Note {
     },
     /// A task is held back although it could run, and why: `no_slot`, `no_worker`, `store`.
     Blocked(&'static str),
+    /// A pool was looked at.
+    PoolDecided {
+        /// Which.
+        pool: PoolName,
+        /// What came of it.
+        decision: Arc<Decision>,
+        /// What it was asked for since the look before.
+        sample: DemandSample,
+    },
+    /// A pool's provider has answered.
+    PoolCalled {
+        /// Which pool.
+        pool: PoolName,
+        /// `ok`, `error` or `timeout`.
+        outcome: &'static str,
+        /// How long the call took.
+        took: Duration,
+        /// For people, where it failed.
+        detail: Option<Arc<str>>,
+    },
+    /// A pool's instance takes tasks for the first time.
+    PoolCapacity {
+        /// Which pool.
+        pool: PoolName,
+        /// The instance.
+        worker: WorkerName,
+        /// Decision to readiness.
+        took: Duration,
+    },
+    /// What a pool's provider says and what is there differ.
+    PoolOdd {
+        /// Which pool.
+        pool: PoolName,
+        /// The instance.
+        worker: WorkerName,
+        /// `missing`: it was to be there and is not; `unwanted`: the other way round.
+        what: &'static str,
+    },
     /// A new generation is in force.
     Applied {
         /// Its number.

@@ -48,9 +48,13 @@ impl Fleet {
                 Record::Overlay(worker, overlay) => {
                     fleet.registry.overlays.insert(worker, overlay);
                 }
+                Record::Pool(pool, record) => {
+                    fleet.pools.kept.insert(pool, record);
+                }
             }
         }
         fleet.registry.overlays.retain(|_, overlay| *overlay != super::Overlay::default());
+        fleet.pools.kept.retain(|_, record| *record != super::PoolRecord::default());
         let remembered = |entry: &RosterEntry| (entry.worker.clone(), entry.capabilities.as_slice().into());
         fleet.registry.remembered = roster.values().map(remembered).collect();
         for task in tasks.into_values().filter(|task| !task.state.is_final()) {

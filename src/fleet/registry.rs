@@ -77,6 +77,8 @@ pub(super) struct Worker {
     pub(super) retiring: Option<Why>,
     /// A person wants it made anew once it is idle.
     pub(super) restart: bool,
+    /// Its pool has too many instances: it takes nothing new for now.
+    pub(super) resting: bool,
     pub(super) link: Link,
     /// The server has its program running (or starting).
     pub(super) process: bool,
@@ -127,6 +129,7 @@ impl Worker {
             next_spec: None,
             retiring: None,
             restart: false,
+            resting: false,
             link: Link::Down,
             process: false,
             halting: false,
@@ -242,7 +245,7 @@ impl Worker {
             Link::Dialling { .. } => return WorkerState::Connecting,
             Link::Up(up) => up,
         };
-        if self.winds_down() || self.overlay.draining || up.leaving.is_some() {
+        if self.winds_down() || self.overlay.draining || self.resting || up.leaving.is_some() {
             WorkerState::Draining
         } else if self.overlay.cordoned {
             WorkerState::Cordoned

@@ -12,6 +12,7 @@ use super::task::*;
 use super::time::{Mono, Now};
 use super::topology::InterfaceKind;
 use super::view::*;
+use super::words::Why;
 
 /// Capabilities counted by name; beyond it, under [`OTHER`].
 const MAX_COUNTED: usize = 1_000;
@@ -166,6 +167,11 @@ impl Fleet {
         }
     }
 
+    /// The entry that a worker's connection and program are made by.
+    pub fn entry(&self, worker: &WorkerName) -> Option<Arc<super::WorkerSpec>> {
+        self.registry.named(worker).map(|ix| Arc::clone(&self.registry.workers[ix].spec))
+    }
+
     /// Every worker of the topology, and those that still wind down outside of it, by name.
     pub fn workers(&self) -> Vec<WorkerView> {
         let winding_down = self.registry.workers.iter().filter(|(_, worker)| worker.retiring.is_some());
@@ -205,7 +211,8 @@ impl Fleet {
 
     /// The offered capability that is nearest to what was asked, for "did you mean".
     pub(super) fn nearest(&self, asked: &Capability) -> Option<Capability> {
-        let offers = self.registry.all_offers();
+        let mut offers = self.registry.all_offers();
+        offers.extend(self.pools.stated());
         let near = |offer: &&Capability| common_prefix(offer.as_str(), asked.as_str());
         offers.into_iter().max_by_key(near).filter(|offer| near(offer) > 0).cloned()
     }
@@ -223,6 +230,8 @@ fn view(worker: &Worker) -> WorkerView {
         Some("moved".into())
     } else if worker.restart {
         Some("restart".into())
+    } else if worker.resting {
+        Some(Why::ScaledIn.as_str().into())
     } else if worker.overlay.draining || worker.overlay.cordoned {
         Some("operator".into())
     } else {

@@ -26,7 +26,7 @@ impl Fleet {
         let before = std::mem::replace(&mut self.topology, Arc::clone(&topology));
         for (name, change) in &diff.workers {
             match change {
-                Change::Removed => self.removed(name),
+                Change::Removed => self.leave(name, Why::RemovedFromConfig),
                 Change::Renamed { from } => {
                     self.renamed(from, name);
                     if let (Some(was), Some(is)) = (before.workers.get(from), topology.workers.get(name)) {
@@ -36,6 +36,7 @@ impl Fleet {
                 Change::Added | Change::Updated { .. } | Change::Moved { .. } => {}
             }
         }
+        self.pools_desired(&diff, &topology);
         for (name, change) in &diff.workers {
             let Some(spec) = topology.workers.get(name) else { continue };
             match change {
@@ -48,7 +49,8 @@ impl Fleet {
         self.note(Note::Applied { generation: topology.generation, diff: Arc::new(diff) });
     }
 
-    fn added(&mut self, name: &WorkerName, spec: &Arc<WorkerSpec>) {
+    /// A worker that is wanted from now on.
+    pub(super) fn added(&mut self, name: &WorkerName, spec: &Arc<WorkerSpec>) {
         // One that is still winding down under that name is taken back: its connection stays if
         // nothing about it has changed, and a launched one must not be started twice.
         let old = self.registry.workers.iter().find(|(_, old)| old.name == *name && old.retiring.is_some());
@@ -61,6 +63,7 @@ impl Fleet {
             let subject = &mut self.registry.workers[worker];
             if (subject.up().is_some() && !moved) || launched {
                 subject.retiring = None;
+                subject.resting = false;
                 self.timers.clear(&mut subject.timers.grace);
                 self.registry.by_name.insert(name.clone(), worker);
                 self.registry.gone.remove(name);
@@ -91,10 +94,11 @@ impl Fleet {
         self.start(worker);
     }
 
-    fn removed(&mut self, name: &WorkerName) {
+    /// A worker that is not wanted any more: it finishes what it runs.
+    pub(super) fn leave(&mut self, name: &WorkerName, why: Why) {
         if let Some(worker) = self.registry.by_name.remove(name) {
             self.registry.gone.insert(name.clone());
-            self.retire(worker, Why::RemovedFromConfig);
+            self.retire(worker, why);
         }
     }
 
@@ -171,7 +175,8 @@ impl Fleet {
         self.start(worker);
     }
 
-    fn take_up(&mut self, worker: WorkerIx, spec: &Arc<WorkerSpec>) {
+    /// Takes up an entry in place.
+    pub(super) fn take_up(&mut self, worker: WorkerIx, spec: &Arc<WorkerSpec>) {
         let subject = &mut self.registry.workers[worker];
         subject.spec = Arc::clone(spec);
         subject.name = spec.name.clone();

@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Recovery(TaskIx),
     /// A retry budget has something to give again.
     RetryBudget,
+    /// The pools are to be looked at.
+    Pools,
     /// Something about a worker.
     Worker(WorkerIx, WorkerTimer),
 }

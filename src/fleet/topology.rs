@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::autoscaler::{PoolChange, PoolSpec, pool_changes};
 use super::ids::*;
 
 /// Which code speaks to a worker.
@@ -185,6 +186,10 @@ pub struct Topology {
     pub generation: Generation,
     /// The workers by name.
     pub workers: BTreeMap<WorkerName, Arc<WorkerSpec>>,
+    /// The pools by name. Their instances are not among the workers: how many there are is decided
+    /// while the generation is in force.
+    #[serde(default)]
+    pub pools: BTreeMap<PoolName, Arc<PoolSpec>>,
     /// The numbers.
     pub settings: Settings,
 }
@@ -218,6 +223,9 @@ pub enum Change {
 pub struct Diff {
     /// By worker name (the new name of a renamed one).
     pub workers: BTreeMap<WorkerName, Change>,
+    /// By pool name (the new name of a renamed one).
+    #[serde(default)]
+    pub pools: BTreeMap<PoolName, PoolChange>,
     /// One phrase per setting that changed.
     pub settings: Vec<String>,
     /// How many workers are the same in both.
@@ -227,7 +235,7 @@ pub struct Diff {
 impl Diff {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.workers.is_empty() && self.settings.is_empty()
+        self.workers.is_empty() && self.pools.is_empty() && self.settings.is_empty()
     }
 
     /// How many workers the second topology lacks.
@@ -237,7 +245,11 @@ impl Diff {
 
     /// What turns `old` into `new`.
     pub fn between(old: &Topology, new: &Topology) -> Self {
-        let mut diff = Self { settings: setting_changes(&old.settings, &new.settings), ..Self::default() };
+        let mut diff = Self {
+            settings: setting_changes(&old.settings, &new.settings),
+            pools: pool_changes(&old.pools, &new.pools),
+            ..Self::default()
+        };
         let mut carried = std::collections::BTreeSet::new();
         for (name, spec) in &new.workers {
             let former = spec

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::autoscaler::{PoolRecord, PoolSpec, PoolWord, ProviderReport, Wanted};
 use super::ids::*;
 use super::notes::Note;
 use super::task::*;
@@ -326,6 +327,11 @@ pub enum Event {
     /// A person's word about a worker, with that person's name where it is known; the request is
     /// answered.
     Operator(OperatorWord, Option<Arc<str>>, RequestId),
+    /// A person's word about a pool, with that person's name where it is known; the request is
+    /// answered.
+    Pool(PoolWord, Option<Arc<str>>, RequestId),
+    /// A pool's provider has answered the call of that number.
+    Provided(PoolName, u64, ProviderReport),
     /// A new generation.
     Desired(Arc<Topology>),
     /// A connection is up and the worker has registered.
@@ -477,6 +483,8 @@ pub enum Record {
     Roster(RosterEntry),
     /// A person's words about a worker; an entry that says nothing deletes them.
     Overlay(WorkerName, Overlay),
+    /// What is kept of a pool; one that says nothing deletes it.
+    Pool(PoolName, PoolRecord),
 }
 
 /// A task that was not written: its key names another one, which the core no longer knew.
@@ -567,6 +575,15 @@ pub enum Refusal {
     NoSuchTask,
     /// No worker of that name.
     NoSuchWorker,
+    /// No pool of that name.
+    NoSuchPool,
+    /// A pool may not have that size.
+    SizeOutOfBounds {
+        /// Instances at least, now.
+        min: u32,
+        /// Instances at most.
+        max: u32,
+    },
 }
 
 /// Something in a task's life that a watcher is shown.
@@ -609,6 +626,8 @@ pub enum Effect {
     Launch(WorkerName),
     /// Stop its program; `ProcessGone` follows.
     Halt(WorkerName),
+    /// Ask a pool's provider for this; `Provided` follows. One call of a pool at a time.
+    Provision(Arc<PoolSpec>, Arc<Wanted>),
     /// Write this to the journal; `Durable` follows.
     Record(Seq, Record),
     /// Answer a request.

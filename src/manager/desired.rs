@@ -209,6 +209,11 @@ impl Wanted {
                 *spec = was.clone();
             }
         }
+        for (name, spec) in &mut config.topology.pools {
+            if let Some(was) = self.config.topology.pools.get(name).filter(|was| *was == spec) {
+                *spec = was.clone();
+            }
+        }
         let mut added = self.added.clone();
         added.retain(|name, _| !config.topology.workers.contains_key(name));
         let mut problems = Vec::new();
@@ -250,7 +255,8 @@ impl Shared {
         if !fixed.is_empty() {
             return Err(ReloadRejected::NeedsRestart(fixed));
         }
-        match guard::mass_removal(&self.fleet.topology(), &wanted, allow_mass_removal) {
+        match guard::mass_removal(&self.fleet.topology(), &wanted, &self.fleet.workers(), allow_mass_removal)
+        {
             Some(problem) => Err(ReloadRejected::MassRemoval(vec![problem])),
             None => Ok(wanted),
         }
@@ -324,7 +330,7 @@ impl Desired {
             let before = shared.fleet.topology();
             let mut plan = config::plan(&before, &wanted.topology(), Some(&snapshot.workers));
             refusals.extend(guard::restart(&shared.config.borrow(), &wanted.config));
-            refusals.extend(guard::mass_removal(&before, &wanted, false));
+            refusals.extend(guard::mass_removal(&before, &wanted, &snapshot, false));
             plan.refusals = refusals;
             plan.warnings.clone_from(&wanted.config.warnings);
             Ok(plan)

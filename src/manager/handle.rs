@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::admission::Admission;
 use super::clock::Clock;
+use super::pools::PoolBoard;
 use super::ring::EventRing;
 use crate::data::TaskLogs;
 use crate::data::artifacts::Artifacts;
@@ -183,6 +184,7 @@ pub(crate) struct Shared {
     pub(crate) ring: EventRing,
     pub(crate) supervisor: Supervisor,
     pub(crate) schemas: Schemas,
+    pub(crate) pools: PoolBoard,
 }
 
 /// A handle to the WorkerManager. Clone it freely.
@@ -282,6 +284,27 @@ impl Manager {
             | Answer::ReplayedFromArchive(_)
             | Answer::Cancel(_) => Ok(()),
         }
+    }
+
+    /// Takes a person's word about a pool. When it returns, the pools show it.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchPool`], [`Refusal::SizeOutOfBounds`], or [`CallError::Stopped`].
+    pub async fn pool_word(&self, word: PoolWord, by: Option<Arc<str>>) -> Result<(), CallError> {
+        let request = self.request();
+        match self.ask(request, Event::Pool(word, by, request)).await? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Done
+            | Answer::Accepted(_)
+            | Answer::Replayed(_)
+            | Answer::ReplayedFromArchive(_)
+            | Answer::Cancel(_) => Ok(()),
+        }
+    }
+
+    /// The pools, and what was decided about them.
+    pub fn pools(&self) -> &PoolBoard {
+        &self.0.pools
     }
 
     /// Measures one round trip to a worker; `None` when it is not connected or does not answer

@@ -8,6 +8,7 @@ pub mod desired;
 mod handle;
 mod links;
 mod narrate;
+pub mod pools;
 mod recorder;
 mod recovering;
 mod ring;

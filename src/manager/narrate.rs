@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use crate::fleet::{ConnectOutcome, Note, TaskState, WorkerState};
+use crate::fleet::{ConnectOutcome, Decision, Direction, Note, TaskState, WorkerState};
 
 /// Whether a note belongs to the fleet's event stream: what happens to single tasks would drown it.
 pub(super) fn is_of_the_fleet(note: &Note) -> bool {
@@ -10,7 +10,11 @@ pub(super) fn is_of_the_fleet(note: &Note) -> bool {
         Note::WorkerState { .. }
         | Note::Connected { .. }
         | Note::Disconnected { .. }
+        | Note::PoolCapacity { .. }
+        | Note::PoolOdd { .. }
         | Note::Applied { .. } => true,
+        Note::PoolDecided { decision, .. } => decision.direction != Direction::Hold,
+        Note::PoolCalled { outcome, .. } => *outcome != "ok",
         Note::Ended { record, .. } => record.dead_letter,
         Note::Submitted { .. }
         | Note::Assigned { .. }
@@ -60,6 +64,20 @@ pub(super) fn narrate(note: &Note) {
         Note::Ended { record, .. } if record.state == TaskState::Lost => {
             warn!(task_id = %record.id, capability = %record.spec.capability, "task was lost with its worker");
         }
+        Note::PoolDecided { pool, decision, .. } if decision.direction != Direction::Hold => {
+            let Decision { from, to, reason, inputs, .. } = &**decision;
+            let (waiting, running) = (inputs.waiting, inputs.running);
+            info!(%pool, from, to, reason = reason.as_str(), waiting, running, "pool scaled");
+        }
+        Note::PoolCalled { pool, outcome, detail: Some(detail), .. } => {
+            warn!(%pool, outcome, %detail, "the pool's provider failed; it is called again later");
+        }
+        Note::PoolCapacity { pool, worker, took } => {
+            info!(%pool, %worker, ?took, "pool instance takes tasks");
+        }
+        Note::PoolOdd { pool, worker, what } => {
+            warn!(%pool, %worker, what, "what the pool's provider says and what is there differ");
+        }
         Note::Discarded { task, worker, reason } => {
             info!(task_id = %task, %worker, reason = reason.as_str(), "a result was fenced off");
         }
@@ -73,6 +91,8 @@ pub(super) fn narrate(note: &Note) {
         | Note::Reconciled { .. }
         | Note::Heartbeat { .. }
         | Note::Blocked(_)
+        | Note::PoolDecided { .. }
+        | Note::PoolCalled { .. }
         | Note::Applied { .. } => {}
     }
 }

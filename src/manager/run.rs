@@ -17,6 +17,7 @@ use super::clock::Clock;
 use super::handle::{Applied, Call, Lifecycle, Manager, Shared, Snapshot, Waited};
 use super::links::Links;
 use super::narrate::{is_of_the_fleet, narrate};
+use super::pools::PoolBoard;
 use super::recorder::Recorder;
 use super::recovering::recover;
 use super::ring::EventRing;
@@ -26,6 +27,7 @@ use crate::data::{DataDoors, TaskLogs};
 use crate::fleet::*;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
+use crate::provider::Providers;
 use crate::schemas::Schemas;
 use crate::store::{LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
 use crate::supervise::{Options, Supervisor};
@@ -75,6 +77,7 @@ pub struct FleetLoop {
     writer: Writer,
     views: Views,
     supervisor: Supervisor,
+    providers: Providers,
     recorder: Recorder,
     /// Submissions that are not answered yet, by request.
     entering: FxHashMap<RequestId, Entering>,
@@ -131,6 +134,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
     let begin = |records| Fleet::recover(term, seed, id.clone(), clock.now(), records);
     let fleet = recover(journal.as_mut(), failed_recoveries, records, begin)?;
     let supervisor = Supervisor::new(event_sender.clone(), programs);
+    let providers = Providers::new(event_sender.clone());
     let shared = Arc::new(Shared {
         events: event_sender.clone(),
         calls: call_sender,
@@ -151,6 +155,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         ring: EventRing::default(),
         supervisor: supervisor.clone(),
         schemas: Schemas::default(),
+        pools: PoolBoard::default(),
     });
     let door: Arc<dyn DataDoor> = Arc::new(DataDoors { logs, artifacts });
     let meter: Arc<dyn LinkMeter> = metrics.clone();
@@ -168,6 +173,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         writer,
         views: Views::new(),
         supervisor,
+        providers,
         recorder,
         entering: FxHashMap::default(),
         linger_until: None,
@@ -296,6 +302,7 @@ impl FleetLoop {
                 Effect::HangUp(worker) => self.links.hang_up(&worker),
                 Effect::Launch(worker) => self.launch(&worker),
                 Effect::Halt(worker) => self.supervisor.halt(worker),
+                Effect::Provision(pool, wanted) => self.providers.provide(pool, wanted),
                 Effect::Record(seq, record) => self.record(seq, record),
                 Effect::Answer(request, answer) => self.answer(request, answer),
                 Effect::Finish(task, record) => {
@@ -309,6 +316,7 @@ impl FleetLoop {
                 Effect::Note(note) => {
                     self.shared.metrics.note(&note);
                     narrate(&note);
+                    self.shared.pools.note(&note);
                     if is_of_the_fleet(&note) {
                         self.shared.ring.push(now.wall, note);
                     }
@@ -325,7 +333,7 @@ impl FleetLoop {
                 .logs
                 .conclude(task)
                 .map(|log| TaskLog { tenant: task.tenant.clone(), task: task.id, log }),
-            Record::Task(_) | Record::Roster(_) | Record::Overlay(..) => None,
+            Record::Task(_) | Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => None,
         };
         self.writer.push(seq, record);
         if let Some(log) = log {
@@ -342,15 +350,13 @@ impl FleetLoop {
     }
 
     fn dial(&mut self, worker: &WorkerName) {
-        let topology = self.shared.topology.load();
-        if let Some(spec) = topology.workers.get(worker) {
-            self.links.dial(spec, self.supervisor.token(worker));
+        if let Some(spec) = self.fleet.entry(worker) {
+            self.links.dial(&spec, self.supervisor.token(worker));
         }
     }
 
     fn launch(&mut self, worker: &WorkerName) {
-        let topology = self.shared.topology.load();
-        if let Some(program) = topology.workers.get(worker).and_then(|spec| spec.launch.clone()) {
+        if let Some(program) = self.fleet.entry(worker).and_then(|spec| spec.launch.clone()) {
             self.supervisor.launch(worker.clone(), Arc::new(program));
         }
     }
@@ -465,7 +471,6 @@ impl FleetLoop {
         self.shared.admission.limit(topology.settings.max_depth, topology.settings.max_bytes);
         self.shared.metrics.topology_applied(&topology);
         let topology = Arc::new(topology);
-        // Before the event: its effects look workers up here.
         self.shared.topology.store(Arc::clone(&topology));
         self.tell(Event::Desired(topology));
         if first {
@@ -569,6 +574,7 @@ impl FleetLoop {
         self.tell(Event::Farewell);
         self.links.shutdown().await;
         self.supervisor.shutdown(Duration::from_secs(10)).await;
+        self.providers.shutdown().await;
         self.writer.close().await;
         self.shared.artifacts.close().await;
         self.recorder.flush();

@@ -28,7 +28,9 @@ impl CallError {
                 | Refusal::Draining
                 | Refusal::StoreUnavailable
                 | Refusal::NoSuchTask
-                | Refusal::NoSuchWorker => false,
+                | Refusal::NoSuchWorker
+                | Refusal::NoSuchPool
+                | Refusal::SizeOutOfBounds { .. } => false,
             },
             Self::Disk(_) | Self::Stopped | Self::Unread(_) => false,
         }

@@ -27,6 +27,9 @@ impl Views {
         pass: (Instant, Now),
         shared: &Shared,
     ) -> Option<Instant> {
+        if fleet.take_pools_changed() {
+            shared.pools.publish(fleet.pools());
+        }
         if !fleet.has_changes() {
             return None;
         }
@@ -54,6 +57,9 @@ impl Views {
                 }
                 (Err(_), None) => {}
             }
+        }
+        if fleet.take_pools_changed() {
+            shared.pools.publish(fleet.pools());
         }
         self.published = Some(moment);
         shared.snapshot.store(Arc::new(Snapshot { workers: self.workers.clone(), at: now }));

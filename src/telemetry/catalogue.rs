@@ -1,6 +1,7 @@
 //! The one table of every metric: name, type, labels, help and buckets. What is counted, what a
 //! scrape shows and the reference page (`docs/metrics.md`) all come from it.
 
+use crate::fleet::autoscaler::{Direction, Reason};
 use crate::fleet::{AttemptOutcome, ConnectOutcome, Discard, Fault, Source, TaskState, Why, WorkerState};
 
 /// One family of series.
@@ -86,6 +87,11 @@ impl Family {
 /// 100 µs to 10 s.
 pub const FAST: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// 100 µs to 1 min.
+pub const HOOK: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
 /// 100 µs to 15 min.
 pub const WIDE: &[f64] = &[
     0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -107,6 +113,7 @@ pub const ATTEMPTS: &[f64] = &[1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 13.0];
 /// Rows of one commit.
 pub const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
 
+const AUTOSCALER: &str = "Autoscaler";
 const PER_WORKER: &str = "Per worker (only on /metrics/workers)";
 
 const CAPABILITY: Label = Label { name: "capability", values: Values::Topology };
@@ -140,7 +147,8 @@ fn queue_states() -> Vec<&'static str> {
 /// The families with a label that may be folded into `other`.
 fn folding() -> Vec<&'static str> {
     let folds = |label: &Label| matches!(label.name, "capability" | "pool" | "route");
-    let families = FAMILIES.iter().filter(|family| !family.is_per_worker());
+    // A pool that is scaled has series of its own, always: no more of them are taken.
+    let families = FAMILIES.iter().filter(|family| !family.is_per_worker() && family.section != AUTOSCALER);
     families.filter(|family| family.labels.iter().any(folds)).map(|family| family.name).collect()
 }
 
@@ -280,6 +288,27 @@ families! {
             "Frames that break the protocol.";
         WS_SEND_QUEUE_FULL: Counter, "rollcall_ws_send_queue_full_total", [POOL],
             "Times that a worker did not read what was sent to it.";
+    }
+    AUTOSCALER => {
+        AUTOSCALER_DESIRED: Gauge, "rollcall_autoscaler_desired_workers", [POOL],
+            "Workers that a pool ought to have; those that it has are in rollcall_workers.";
+        AUTOSCALER_MIN: Gauge, "rollcall_autoscaler_min_workers", [POOL],
+            "Workers that it has at least at this time, the schedule included.";
+        AUTOSCALER_MAX: Gauge, "rollcall_autoscaler_max_workers", [POOL], "Workers that it has at most.";
+        AUTOSCALER_ENABLED: Gauge, "rollcall_autoscaler_enabled", [POOL],
+            "0 while a person, or the file, keeps its size as it is.";
+        AUTOSCALER_LIMITED: Gauge, "rollcall_autoscaler_limited",
+            [POOL, label!("limit" = "min" "max" "cooldown" "rate")], "1 where the last look's wish was cut.";
+        AUTOSCALER_DECISIONS: Counter, "rollcall_autoscaler_decisions_total",
+            [POOL, label!("direction" = Direction::ALL, Direction::as_str),
+             label!("reason" = Reason::ALL, Reason::as_str)],
+            "Looks at a pool, and what came of each.";
+        AUTOSCALER_HOOK_CALLS: Counter, "rollcall_autoscaler_hook_calls_total",
+            [POOL, label!("outcome" = "ok" "error" "timeout")], "Calls of a pool's provider.";
+        AUTOSCALER_HOOK_SECONDS: Histogram(HOOK), "rollcall_autoscaler_hook_seconds", [POOL],
+            "How long they took.";
+        AUTOSCALER_TIME_TO_CAPACITY: Histogram(EXEC), "rollcall_autoscaler_time_to_capacity_seconds", [POOL],
+            "From the decision to a worker that takes tasks.";
     }
     PER_WORKER => {
         WORKER_UP: Gauge, "rollcall_worker_up", [WORKER, POOL],

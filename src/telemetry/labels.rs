@@ -63,8 +63,10 @@ struct Scope {
 impl Scope {
     fn of(topology: &Topology) -> Self {
         let mut scope = Self::default();
-        for spec in topology.workers.values() {
-            let pool = pool_label(spec.pool.as_ref());
+        let templates = topology.pools.values().map(|pool| (&pool.template, Some(&pool.name)));
+        let workers = topology.workers.values().map(|spec| (&**spec, spec.pool.as_ref()));
+        for (spec, pool) in workers.chain(templates) {
+            let pool = pool_label(pool);
             match &spec.capabilities {
                 Some(list) => scope.offers.extend(list.iter().map(|offer| (offer.clone(), pool.clone()))),
                 None => scope.open = true,
@@ -109,6 +111,19 @@ impl Names {
         let label = pool.map_or(STATIC, PoolName::as_str);
         let folded = || self.folded_pools.contains(label).then(|| self.pools.get(OTHER)).flatten();
         self.pools.get(label).or_else(folded)
+    }
+
+    /// The series of a worker's pool; none for a worker that has left the topology.
+    pub(super) fn of_worker(&self, worker: &WorkerName) -> Option<&Arc<PoolSeries>> {
+        // Instances of a pool come and go while a generation is in force; their names tell.
+        let instance = || self.pool(crate::config::pool_of(worker.as_str()).as_ref());
+        self.workers.get(worker).or_else(instance)
+    }
+
+    /// The series of a worker as it is shown.
+    pub(super) fn of_view(&self, view: &crate::fleet::WorkerView) -> Option<&Arc<PoolSeries>> {
+        let instance = || view.pool.as_ref().and_then(|pool| self.pool(Some(pool)));
+        self.workers.get(&view.name).or_else(instance)
     }
 
     /// Whether the topology in force lets a worker be asked for it.
@@ -182,6 +197,7 @@ impl Labels {
             .values()
             .filter_map(|spec| spec.pool.as_ref())
             .map(|pool| pool.0.clone())
+            .chain(topology.pools.keys().map(|pool| pool.0.clone()))
             .collect();
         let (own, folded): (Vec<_>, Vec<_>) =
             wanted.into_iter().enumerate().partition(|(at, _)| *at < MAX_NAMES);

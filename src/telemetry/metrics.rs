@@ -58,6 +58,7 @@ pub struct Metrics {
     panics: IntCounter,
     log_events: ByWord<IntCounter>,
     pub(super) store: super::store::StoreSeries,
+    pub(super) pools: super::pools::PoolSeries,
 }
 
 impl Default for Metrics {
@@ -101,6 +102,7 @@ impl Metrics {
             panics: counter(&registry, &c::PANICS),
             log_events: by_word(&c::LOG_EVENTS),
             store: super::store::StoreSeries::new(&registry),
+            pools: super::pools::PoolSeries::new(&registry),
             registry,
         };
         for each in Loop::ALL {
@@ -114,6 +116,7 @@ impl Metrics {
     /// pools and workers that it lacks are gone.
     pub fn topology_applied(&self, topology: &Topology) {
         self.labels.apply(topology);
+        self.pools.apply(topology);
     }
 
     /// A loop completed a pass that began so much later than planned.

@@ -12,6 +12,7 @@ mod metrics;
 mod notes;
 mod page;
 mod panics;
+mod pools;
 mod probe;
 mod process;
 mod reference;

@@ -78,6 +78,11 @@ impl Metrics {
                 pool.lag.observe(lag.as_secs_f64());
             }
             Note::Blocked(reason) => self.blocked.count(reason),
+            Note::PoolDecided { .. } | Note::PoolCalled { .. } | Note::PoolCapacity { .. } => {
+                self.pools.note(note);
+            }
+            // Shown with the pool; a warning tells of it.
+            Note::PoolOdd { .. } => {}
             Note::Applied { diff, generation: _ } => self.applied(diff),
         }
     }

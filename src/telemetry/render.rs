@@ -96,9 +96,7 @@ impl Metrics {
         // A worker that has left the topology is gone from the page although it may still drain.
         let shown: Vec<(String, &WorkerView)> = workers
             .iter()
-            .filter_map(|view| {
-                Some((Page::head(&view.name.0, &names.workers.get(&view.name)?.name), &**view))
-            })
+            .filter_map(|view| Some((Page::head(&view.name.0, &names.of_view(view)?.name), &**view)))
             .collect();
         page.per_worker(&c::WORKER_UP, &shown, |view| u8::from(is_up(view)));
         page.per_worker(&c::WORKER_LAST_HEARTBEAT, &shown, |view| view.last_heartbeat.map_or(0.0, seconds));
@@ -318,7 +316,7 @@ fn write_pools(page: &mut Page, names: &Names, workers: &[Arc<WorkerView>]) {
         names.pools.keys().map(|pool| (&**pool, PoolNow::default())).collect();
     let now = unix_now();
     for view in workers {
-        let Some(pool) = names.workers.get(&view.name) else { continue };
+        let Some(pool) = names.of_view(view) else { continue };
         pools.entry(&pool.name).or_default().add(view, now);
     }
     page.family(&c::WORKERS);

@@ -72,7 +72,7 @@ impl TrafficSeries {
 
 impl LinkMeter for Metrics {
     fn rtt(&self, worker: &WorkerName, rtt: Duration) {
-        if let Some(pool) = self.labels.names().workers.get(worker) {
+        if let Some(pool) = self.labels.names().of_worker(worker) {
             pool.rtt.observe(rtt.as_secs_f64());
         }
     }

@@ -29,6 +29,7 @@ pub(crate) struct Disk {
     keys: BTreeMap<u128, (TaskId, u128)>,
     roster: BTreeMap<WorkerName, RosterEntry>,
     overlays: BTreeMap<WorkerName, Overlay>,
+    pools: BTreeMap<PoolName, PoolRecord>,
     waiting: VecDeque<(Seq, Record)>,
     committing: bool,
     /// Takes no writes.
@@ -72,6 +73,9 @@ impl Disk {
                 } else {
                     self.overlays.insert(worker, overlay);
                 }
+            }
+            Record::Pool(pool, record) => {
+                self.pools.insert(pool, record);
             }
         }
         None
@@ -119,6 +123,7 @@ impl Disk {
                     .iter()
                     .map(|(worker, overlay)| Record::Overlay(worker.clone(), overlay.clone())),
             )
+            .chain(self.pools.iter().map(|(pool, record)| Record::Pool(pool.clone(), record.clone())))
             .collect()
     }
 

@@ -6,6 +6,8 @@
 //! says where one of the words stands in it: a task's id, a worker's name, `LinkUp`.
 
 mod callers;
+#[cfg(test)]
+mod days;
 mod dice;
 mod disk;
 mod faults;
@@ -16,6 +18,7 @@ mod observer;
 mod plan;
 #[cfg(debug_assertions)]
 mod planted;
+mod pools;
 mod processes;
 mod promises;
 mod reconnects;

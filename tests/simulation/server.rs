@@ -357,6 +357,7 @@ impl World {
             Effect::HangUp(worker) => self.hang_up(&worker),
             Effect::Launch(worker) => self.launch(&worker),
             Effect::Halt(worker) => self.halt(&worker),
+            Effect::Provision(pool, wanted) => self.provision(&pool, &wanted),
             Effect::Record(seq, record) => self.write(seq, record),
             Effect::Answer(request, answer) => self.answered(request, &answer),
             Effect::Finish(task, record) => self.finished(task, &record),

@@ -88,6 +88,25 @@ fn fields(object: &mut Object<'_>, note: &Note) -> &'static str {
             object.text("why", why);
             "dispatch_blocked"
         }
+        Note::PoolDecided { pool, decision, sample: _ } => {
+            object.text("pool", pool.as_str()).value("from", &decision.from).value("to", &decision.to);
+            object.text("direction", decision.direction.as_str()).text("reason", decision.reason.as_str());
+            "pool_scaled"
+        }
+        Note::PoolCalled { pool, outcome, took, detail } => {
+            object.text("pool", pool.as_str()).text("outcome", outcome);
+            object.value("took_seconds", &took.as_secs_f64()).maybe_text("detail", detail.as_deref());
+            "pool_hook_called"
+        }
+        Note::PoolCapacity { pool, worker, took } => {
+            object.text("pool", pool.as_str()).text("worker", worker.as_str());
+            object.value("took_seconds", &took.as_secs_f64());
+            "pool_instance_ready"
+        }
+        Note::PoolOdd { pool, worker, what } => {
+            object.text("pool", pool.as_str()).text("worker", worker.as_str()).text("what", what);
+            "pool_differs"
+        }
         Note::Applied { generation, diff } => {
             object.value("generation", generation).text("summary", &describe(*generation, diff, None));
             "generation_applied"

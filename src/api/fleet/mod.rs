@@ -1,11 +1,13 @@
 //! The routes about the fleet and the server itself.
 
 pub(super) mod connect;
+mod decision_form;
 pub(super) mod discovery;
 mod event_form;
 pub(super) mod events;
 pub(super) mod health;
 pub(super) mod metrics;
+pub(super) mod pools;
 pub(super) mod runbooks;
 pub(super) mod status;
 pub(super) mod topology;

@@ -10,7 +10,7 @@ use crate::api::http::body::{self, Answer, Reply, json_of};
 use crate::api::http::problem::{self, Refused};
 use crate::api::http::query::Query;
 use crate::config::{Config, Trigger, listed, spelled};
-use crate::fleet::{InterfaceKind, Refusal, Settings, WorkerSpec};
+use crate::fleet::{InterfaceKind, PoolSpec, Refusal, Settings, WorkerSpec};
 use crate::manager::desired::{ReloadRejected, Reloaded};
 
 /// The largest file that can be planned; topologies of 10,000 entries are a few MiB.
@@ -67,9 +67,27 @@ pub(crate) fn get(state: &AppState, config: &Config) -> Answer {
         "file": config.file,
         "hash": config.hash,
         "workers": workers,
+        "pools": topology.pools.values().map(|spec| pool(spec, config)).collect::<Vec<_>>(),
         "settings": settings(&topology.settings),
     });
     json_of(StatusCode::OK, &body)
+}
+
+/// A pool's entry.
+fn pool(spec: &PoolSpec, config: &Config) -> Value {
+    let mut template = worker(&spec.template, None);
+    if let Some(fields) = template.as_object_mut() {
+        for field in ["name", "formerly", "origin", "line", "pool"] {
+            fields.remove(field);
+        }
+    }
+    json!({
+        "name": spec.name,
+        "formerly": spec.formerly,
+        "line": config.pool_lines.get(&spec.name),
+        "worker": template,
+        "scaling": super::pools::scaling(&spec.scaling),
+    })
 }
 
 /// An entry. A launched program's environment may hold secrets: only its names are shown.

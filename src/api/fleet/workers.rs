@@ -60,7 +60,7 @@ pub(crate) async fn say(
 }
 
 /// Whose word it is, as that person says.
-fn operator(headers: &HeaderMap) -> Result<Option<Arc<str>>, Refused> {
+pub(super) fn operator(headers: &HeaderMap) -> Result<Option<Arc<str>>, Refused> {
     let Some(name) = headers.get(OPERATOR) else { return Ok(None) };
     match name.to_str() {
         Ok(name) if (1..=MAX_OPERATOR).contains(&name.len()) => Ok(Some(name.into())),

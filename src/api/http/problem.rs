@@ -46,6 +46,8 @@ kinds! {
     ARTIFACT_EXPIRED = GONE, "artifact_expired", "The file is not kept any more";
     NO_SUCH_WORKER = NOT_FOUND, "no_such_worker", "There is no such worker";
     NO_SUCH_RUNBOOK = NOT_FOUND, "no_such_runbook", "There is no such runbook";
+    NO_SUCH_POOL = NOT_FOUND, "no_such_pool", "There is no such pool";
+    SIZE_OUT_OF_BOUNDS = UNPROCESSABLE_ENTITY, "size_out_of_bounds", "The pool may not have that size";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method";
     BODY_TIMEOUT = REQUEST_TIMEOUT, "body_timeout", "The body came too slowly";
     NOT_FINAL = CONFLICT, "task_not_final", "The task has not ended yet";
@@ -248,6 +250,13 @@ impl From<Refusal> for Problem {
             Refusal::NoSuchWorker => NO_SUCH_WORKER
                 .with("no worker of the topology has this name")
                 .hint("GET /v1/workers lists them"),
+            Refusal::NoSuchPool => {
+                NO_SUCH_POOL.with("no pool of the topology has this name").hint("GET /v1/pools lists them")
+            }
+            Refusal::SizeOutOfBounds { min, max } => SIZE_OUT_OF_BOUNDS
+                .with(format!("it may have {min} to {max} instances at this time"))
+                .field("to")
+                .hint("change `scaling.min` or `scaling.max` in the file"),
         }
     }
 }

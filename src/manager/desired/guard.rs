@@ -1,10 +1,11 @@
 //! What a file may not do to a running server, although each line of it is right.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Wanted;
 use crate::config::{Config, Problem};
-use crate::fleet::Topology;
+use crate::fleet::{PoolName, Topology};
+use crate::manager::Snapshot;
 
 /// A file may remove this many workers without a question, whatever their share.
 const FEW: usize = 4;
@@ -24,7 +25,12 @@ pub(super) fn restart(now: &Config, new: &Config) -> Vec<Problem> {
 }
 
 /// A problem if more than half of the fleet would go, for a truncated file looks just like that.
-pub(super) fn mass_removal(before: &Topology, wanted: &Wanted, allowed: bool) -> Option<Problem> {
+pub(super) fn mass_removal(
+    before: &Topology,
+    wanted: &Wanted,
+    workers: &Snapshot,
+    allowed: bool,
+) -> Option<Problem> {
     if allowed || wanted.config.reload.allow_mass_removal {
         return None;
     }
@@ -32,7 +38,8 @@ pub(super) fn mass_removal(before: &Topology, wanted: &Wanted, allowed: bool) ->
     let renamed: BTreeSet<_> =
         wanted.config.topology.workers.values().filter_map(|spec| spec.formerly.as_ref()).collect();
     let removed = before.workers.keys().filter(|name| !wants(*name) && !renamed.contains(name)).count();
-    let all = before.workers.len();
+    let (instances, gone) = instances(before, &wanted.config.topology, workers);
+    let (removed, all) = (removed + gone, before.workers.len() + instances);
     (removed > FEW && removed * 2 > all).then(|| {
         let message = format!(
             "removes {removed} of {all} workers; say reload.allow_mass_removal: true, or ask with \
@@ -40,4 +47,21 @@ pub(super) fn mass_removal(before: &Topology, wanted: &Wanted, allowed: bool) ->
         );
         Problem::of(wanted.config.file.clone(), "workers", message)
     })
+}
+
+/// How many instances the pools have, and how many of them would go: with their pool, or because it
+/// may not have so many any more.
+fn instances(before: &Topology, new: &Topology, workers: &Snapshot) -> (usize, usize) {
+    let mut counts: BTreeMap<&PoolName, usize> = BTreeMap::new();
+    let pools = workers.workers.iter().filter_map(|view| view.pool.as_ref());
+    for pool in pools.filter(|pool| before.pools.contains_key(*pool)) {
+        *counts.entry(pool).or_default() += 1;
+    }
+    let most = |pool: &PoolName| {
+        let stays = new.pools.get(pool);
+        let renamed = || new.pools.values().find(|spec| spec.formerly.as_ref() == Some(pool));
+        stays.or_else(renamed).map_or(0, |spec| spec.scaling.max as usize)
+    };
+    let gone = counts.iter().map(|(pool, count)| count.saturating_sub(most(pool))).sum();
+    (counts.values().sum(), gone)
 }

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::status::Outcome;
 use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted};
-use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, endpoint_key};
+use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, endpoint_key, pool_of};
 use crate::fleet::{Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 use crate::telemetry::{Loop, Metrics};
@@ -219,6 +219,13 @@ impl Keeper {
         let config = &wanted.config;
         if config.topology.workers.contains_key(&spec.name) {
             let line = config.lines.get(&spec.name).copied().unwrap_or(0);
+            return Err(AddRefused::NameTaken { by: Some((config.file.to_string(), line)) });
+        }
+        let pools = &config.topology.pools;
+        if let Some(line) = pool_of(spec.name.as_str())
+            .filter(|pool| pools.contains_key(pool))
+            .map(|pool| config.pool_lines.get(&pool).copied().unwrap_or(0))
+        {
             return Err(AddRefused::NameTaken { by: Some((config.file.to_string(), line)) });
         }
         if wanted.added.contains_key(&spec.name) {

@@ -13,9 +13,10 @@ use super::codec::{Damage, decoded, verify};
 use super::connect::{self, full_check};
 use super::journal::{SqliteJournal, count, now, number, set_number};
 use super::place::{Place, private};
+use super::put::POOL_PREFIX;
 use super::schema::{self, APPLICATION_ID};
 use super::{Failed, OpenError, Shared, SqliteOptions, stored};
-use crate::fleet::{Overlay, Record, RosterEntry, StoreId, Term, WorkerName};
+use crate::fleet::{Overlay, PoolName, PoolRecord, Record, RosterEntry, StoreId, Term, WorkerName};
 use crate::store::{Limits, Opened};
 
 /// A file up to this size is looked through at each start: that takes a few milliseconds.
@@ -166,7 +167,10 @@ fn read_all(db: &Connection) -> Result<Vec<Record>, Failed> {
         Ok(())
     })?;
     each(db, "overlay", |worker, entry| {
-        records.push(Record::Overlay(WorkerName::from(worker), decoded::<Overlay>(entry)?));
+        records.push(match worker.strip_prefix(POOL_PREFIX) {
+            Some(pool) => Record::Pool(PoolName::from(pool), decoded::<PoolRecord>(entry)?),
+            None => Record::Overlay(WorkerName::from(worker), decoded::<Overlay>(entry)?),
+        });
         Ok(())
     })?;
     Ok(records)

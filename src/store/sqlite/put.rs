@@ -6,9 +6,13 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::codec::{self, Damage, checksum, encoded, task_checksum};
 use super::{Failed, bytes_of, id_of, number_of, stored};
 use crate::fleet::{
-    Keep, KeyHash, KeyRow, KeyTaken, Overlay, Record, RosterEntry, Seq, TaskId, TaskRecord, WorkerName,
+    Keep, KeyHash, KeyRow, KeyTaken, Overlay, PoolName, PoolRecord, Record, RosterEntry, Seq, TaskId,
+    TaskRecord, WorkerName,
 };
 use crate::store::{Batch, TaskLog};
+
+/// What stands before a pool's name among the workers' overlays; no worker's name has a slash.
+pub(super) const POOL_PREFIX: &str = "pool/";
 
 /// How many tasks there are, and how large the finished ones are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +45,7 @@ impl Put<'_> {
                 Record::Task(task) => self.task(*seq, task)?,
                 Record::Roster(entry) => self.roster(entry)?,
                 Record::Overlay(worker, overlay) => self.overlay(worker, overlay)?,
+                Record::Pool(pool, record) => self.pool(pool, record)?,
             }
         }
         for log in &batch.logs {
@@ -178,16 +183,24 @@ impl Put<'_> {
     }
 
     pub(super) fn overlay(&self, worker: &WorkerName, overlay: &Overlay) -> Result<(), Failed> {
-        let worker = worker.as_str();
-        if *overlay == Overlay::default() {
-            self.db.prepare_cached("DELETE FROM overlays WHERE worker = ?1")?.execute([worker])?;
+        self.said(worker.as_str(), overlay)
+    }
+
+    pub(super) fn pool(&self, pool: &PoolName, record: &PoolRecord) -> Result<(), Failed> {
+        self.said(&format!("{POOL_PREFIX}{pool}"), record)
+    }
+
+    /// What people said of something, and what follows from it; what says nothing is deleted.
+    fn said<T: Default + PartialEq + serde::Serialize>(&self, name: &str, entry: &T) -> Result<(), Failed> {
+        if *entry == T::default() {
+            self.db.prepare_cached("DELETE FROM overlays WHERE worker = ?1")?.execute([name])?;
             return Ok(());
         }
-        let bytes = encoded(overlay)?;
-        let sum = checksum(&[b"overlay", worker.as_bytes(), &bytes]);
+        let bytes = encoded(entry)?;
+        let sum = checksum(&[b"overlay", name.as_bytes(), &bytes]);
         self.db
             .prepare_cached("INSERT OR REPLACE INTO overlays (worker, entry, checksum) VALUES (?1, ?2, ?3)")?
-            .execute(params![worker, bytes, sum])?;
+            .execute(params![name, bytes, sum])?;
         Ok(())
     }
 

@@ -98,7 +98,7 @@ impl Observer {
         // dead, also where the worker was moved and the one before winds down elsewhere.
         let rosters = records.iter().filter_map(|record| match record {
             Record::Roster(entry) => Some((entry.worker.clone(), entry.instance.clone())),
-            Record::Task(_) | Record::Overlay(..) => None,
+            Record::Task(_) | Record::Overlay(..) | Record::Pool(..) => None,
         });
         let newest: BTreeMap<WorkerName, Instance> = rosters.collect();
         self.tasks.recovered(now, records.into_iter(), &newest);
@@ -198,7 +198,8 @@ impl Observer {
                 }
             }
             Event::StoreFailed(failed) => self.store_failed = *failed,
-            Event::DialFailed(..) | Event::Wake => {}
+            Event::Pool(_, _, request) => self.ask(*request, None, false),
+            Event::DialFailed(..) | Event::Provided(..) | Event::Wake => {}
         }
         Ok(())
     }
@@ -240,6 +241,8 @@ impl Observer {
             Record::Overlay(worker, overlay) => {
                 self.durable_overlays.insert(worker, overlay);
             }
+            // What is kept of a pool is no promise to anybody but its own story.
+            Record::Pool(..) => {}
         }
     }
 
@@ -256,7 +259,7 @@ impl Observer {
                 self.undurable.insert(*seq, record.clone());
                 match record {
                     Record::Task(task) => self.tasks.recorded(task),
-                    Record::Roster(_) | Record::Overlay(..) => Ok(()),
+                    Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => Ok(()),
                 }
             }
             Effect::Answer(request, answer) => self.answered(*request, answer),
@@ -273,6 +276,7 @@ impl Observer {
             Effect::Dial(_)
             | Effect::HangUp(_)
             | Effect::Launch(_)
+            | Effect::Provision(..)
             | Effect::Halt(_)
             | Effect::Publish(..)
             | Effect::Gate(..)

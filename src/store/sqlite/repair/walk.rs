@@ -3,14 +3,14 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Report;
-use crate::fleet::{Overlay, RosterEntry, Seq, Tenant, WorkerName};
+use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, Seq, Tenant, WorkerName};
 use crate::store::TaskLog;
 use crate::store::sqlite::archive::{COLUMNS, Stored};
 use crate::store::sqlite::codec::{Damage, decoded, verify};
 use crate::store::sqlite::connect::{full_check, reader};
 use crate::store::sqlite::journal::number;
 use crate::store::sqlite::place::Place;
-use crate::store::sqlite::put::{Put, key_parts};
+use crate::store::sqlite::put::{POOL_PREFIX, Put, key_parts};
 use crate::store::sqlite::{Failed, id_of};
 
 /// Where what is whole goes.
@@ -189,6 +189,13 @@ impl Walk<'_, '_> {
         }
         for (worker, entry, sum) in self.each("SELECT worker, entry, checksum FROM overlays", take) {
             let parts: [&[u8]; 3] = [b"overlay", worker.as_bytes(), &entry];
+            if let Some(pool) = worker.strip_prefix(POOL_PREFIX) {
+                match whole::<PoolRecord>("what is kept", &worker, sum, &parts, &entry) {
+                    Ok(record) => self.save(|saved| saved.put.pool(&PoolName::from(pool), &record)),
+                    Err(damage) => self.report.damage(damage.to_string()),
+                }
+                continue;
+            }
             match whole::<Overlay>("what people said", &worker, sum, &parts, &entry) {
                 Ok(overlay) => self.save(|saved| saved.put.overlay(&WorkerName::from(worker), &overlay)),
                 Err(damage) => self.report.damage(damage.to_string()),
