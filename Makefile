@@ -42,12 +42,19 @@ test: setup ## every test, the doc tests too
 	@# Stories start the real programs, which cargo builds by itself only for their own package.
 	cargo build --locked --workspace --bins
 	cargo test --workspace --locked
+	cd workers/sdk-python && $(ROLLCALL_TEST_PYTHON) -m pytest -q
 
 .PHONY: lint
-lint: ## formatting, clippy and rustdoc, with warnings as errors
+lint: lint-python ## formatting, clippy and rustdoc, ruff and mypy, with warnings as errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --locked
+
+.PHONY: lint-python
+lint-python: setup ## the part of it that is about Python
+	cd workers/sdk-python && $(ROLLCALL_TEST_PYTHON) -m ruff format --no-cache --check
+	cd workers/sdk-python && $(ROLLCALL_TEST_PYTHON) -m ruff check --no-cache
+	cd workers/sdk-python && $(ROLLCALL_TEST_PYTHON) -m mypy --cache-dir $(abspath $(target_dir))/mypy
 
 .PHONY: fmt
 fmt: ## format the code

@@ -5,8 +5,8 @@
 #   setup.sh run test VENV    also what the tests need, with a Python environment at VENV
 set -euo pipefail
 
-# Pinned: the protocol story runs the worker of docs/protocol.md with exactly this.
-websockets="websockets==17.4"
+# What the Python SDK and the workers of the documentation are tested with, pinned.
+requirements="$(dirname "$0")/../workers/sdk-python/requirements-dev.txt"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -69,13 +69,13 @@ for_testing() {
 }
 
 make_venv() {
-    local stamp="$1/.$websockets"
-    [ -e "$stamp" ] && return 0
-    say "making a Python environment with $websockets at $1"
+    local stamp="$1/.requirements"
+    cmp -s "$requirements" "$stamp" && return 0
+    say "making a Python environment with the packages of $requirements at $1"
     mkdir -p "$(dirname "$1")"
     python3 -m venv --clear "$1"
-    "$1/bin/python3" -m pip install --quiet --disable-pip-version-check "$websockets"
-    touch "$stamp"
+    "$1/bin/python3" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
+    cp "$requirements" "$stamp"
 }
 
 venv=""

@@ -1,5 +1,6 @@
 //! Every worker interface passes the same cases: what holds for the mock holds for the real one,
-//! whichever side dialled. The tests play the core: they hold a connection's channels themselves.
+//! whichever side dialled, and in
+//! whichever language it is written. The tests play the core: they hold a connection's channels themselves.
 
 mod dialling;
 mod harness;
@@ -24,6 +25,8 @@ macro_rules! conformance {
         conformance!(@for mock Mock $($case)*);
         conformance!(@for dialled Dialled $($case)*);
         conformance!(@for dials_in DialsIn $($case)*);
+        conformance!(@for python_dialled PythonDialled $($case)*);
+        conformance!(@for python_dials_in PythonDialsIn $($case)*);
     };
     (@for $module:ident $kind:ident $($case:ident)*) => {
         mod $module {
@@ -40,7 +43,7 @@ conformance! {
         let subject = Subject::start(kind, Duration::ZERO).await;
         let (_core, registration) = subject.connect(1).await;
         assert_eq!(registration.worker.as_str(), "ann");
-        assert_eq!(registration.dialled, kind != Kind::DialsIn);
+        assert_eq!(registration.dialled, !kind.dials_in());
         assert!(!registration.instance.as_str().is_empty());
         let offered: Vec<_> = registration.capabilities.iter().map(|offer| offer.name.as_str()).collect();
         assert_eq!(offered, ["echo.*"]);
@@ -54,7 +57,9 @@ conformance! {
         assert_eq!(core.report().await, accepted(1, 7));
         let end = core.result().await;
         assert_eq!((end.task, end.epoch, end.status), (key(1, 7).0, key(1, 7).1, AttemptOutcome::Succeeded));
-        assert_eq!(end.output.expect("an output").as_str(), r#"{"say": "hello"}"#);
+        let output: serde_json::Value =
+            serde_json::from_str(end.output.expect("an output").as_str()).expect("JSON");
+        assert_eq!(output, serde_json::json!({"say": "hello"}));
         assert_eq!(end.error, None);
     }
 

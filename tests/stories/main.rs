@@ -15,6 +15,7 @@ mod launching;
 mod metrics;
 mod pools;
 mod protocol_doc;
+mod python_worker;
 mod serving;
 mod seven_checks;
 mod support;

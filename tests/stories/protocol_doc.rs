@@ -2,9 +2,6 @@
 //! registers and runs tasks. The code is taken from the page, so it cannot drift from what is run.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rollcall_protocol::{FromServer, FromWorker};
 use serde_json::{Value, json};
@@ -12,20 +9,11 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{PATIENCE, Server, eventually};
-
-/// The page itself.
-fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+use crate::support::{PATIENCE, Server, eventually, python};
 
 /// The page's code blocks of a language, in order.
 fn blocks(language: &str) -> Vec<String> {
-    let page = page();
-    let opening = format!("```{language}\n");
-    let after = page.split(&opening).skip(1);
-    after.map(|rest| rest.split_once("```").expect("a block that ends").0.to_owned()).collect()
+    python::blocks("protocol.md", language)
 }
 
 #[test]
@@ -61,56 +49,29 @@ fn the_worker_on_the_page_fits_on_a_page() {
     assert!(lines < 100, "{lines} lines");
 }
 
-/// The page's worker in a process of its own, killed when it is dropped.
-struct Program {
-    child: Child,
-    output: BufReader<ChildStdout>,
-    /// Where its files are.
+/// The page's worker in a process of its own, and its files.
+struct Shown {
+    program: python::Program,
     _folder: TempDir,
 }
 
-impl Program {
+impl Shown {
     /// Starts one of the page's two programs. Both files are there, as the page says.
     fn start(file: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
         for (name, code) in ["worker.py", "dial.py"].iter().zip(blocks("python")) {
             std::fs::write(folder.path().join(name), code).expect("a file can be written");
         }
-        let mut child = Command::new(python())
-            .arg(folder.path().join(file))
-            .args(arguments)
-            .env_remove("ROLLCALL_TOKEN")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("Python starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Self { child, output, _folder: folder }
+        let program = python::Program::start(&folder.path().join(file), arguments);
+        Self { program, _folder: folder }
     }
 
     /// Starts the worker that listens; also its port.
     fn listening() -> (Self, u16) {
-        let mut program = Self::start("worker.py", &["127.0.0.1:0"]);
-        let mut line = String::new();
-        program.output.read_line(&mut line).expect("it tells its port");
-        let port = line.trim().strip_prefix("port ").and_then(|port| port.parse().ok());
-        (program, port.unwrap_or_else(|| panic!("not a port: {line:?}")))
+        let mut shown = Self::start("worker.py", &["127.0.0.1:0"]);
+        let port = shown.program.address("port").parse().expect("a port");
+        (shown, port)
     }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Both fail only for one that has ended already.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// The Python of `make setup`, which has the package that the page names.
-fn python() -> PathBuf {
-    let made = || Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("venv/bin/python3");
-    let python = std::env::var_os("ROLLCALL_TEST_PYTHON").map_or_else(made, PathBuf::from);
-    assert!(python.exists(), "{} is not there; run `make setup` first", python.display());
-    python
 }
 
 fn config(endpoint: &str) -> String {
@@ -137,7 +98,7 @@ async fn becomes(server: &Server, path: &str, state: &str) -> Value {
 
 #[tokio::test]
 async fn the_worker_on_the_page_registers_and_runs_tasks() {
-    let (_program, port) = Program::listening();
+    let (_program, port) = Shown::listening();
     let server = Server::start(&config(&format!("endpoint: \"ws://127.0.0.1:{port}\",")));
     let worker = server.worker_is("shout", "ready").await;
     assert_eq!(worker["slots"]["total"], 4, "{worker}");
@@ -171,7 +132,7 @@ async fn the_worker_on_the_page_registers_and_runs_tasks() {
 
 #[tokio::test]
 async fn its_task_goes_on_while_the_connection_is_cut() {
-    let (_program, port) = Program::listening();
+    let (_program, port) = Shown::listening();
     let wire = Wire::to(port).await;
     let server = Server::start(&config(&format!("endpoint: \"ws://127.0.0.1:{}\",", wire.port)));
     let before = server.worker_is("shout", "ready").await;
@@ -191,7 +152,7 @@ async fn its_task_goes_on_while_the_connection_is_cut() {
 async fn the_same_worker_can_dial_in() {
     let server = Server::start(&config(""));
     let url = server.base_url().replace("http://", "ws://");
-    let _program = Program::start("dial.py", &[&url, "shout"]);
+    let _program = Shown::start("dial.py", &[&url, "shout"]);
     server.worker_is("shout", "ready").await;
     let task = server.run("text.shout", json!({"text": "hello"})).await;
     assert_eq!((&task["state"], &task["output"]), (&json!("succeeded"), &json!("HELLO")), "{task}");

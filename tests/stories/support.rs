@@ -29,6 +29,7 @@ pub(crate) mod noting;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod proxy;
+pub(crate) mod python;
 pub(crate) mod recorder;
 pub(crate) mod scripted;
 pub(crate) mod trace;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::harness::{Core, ways, within};
 use super::subjects::target;
+use crate::support::python;
 
 /// Dials `endpoint`, with a token or none.
 fn dial(endpoint: &str, token: Option<&str>, limits: LinkLimits) -> Core {
@@ -40,6 +41,20 @@ async fn answers(head: &'static str) -> String {
         stream.write_all(head.as_bytes()).await.expect("it reads");
     });
     endpoint
+}
+
+/// A worker in Python that listens with a token, and where.
+fn python_worker() -> (python::Program, String) {
+    let code = "import sys; from rollcall_worker import Worker; Worker('echo').main(sys.argv[1:])";
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let (file, token) = (folder.path().join("worker.py"), folder.path().join("token"));
+    std::fs::write(&file, code).expect("a file can be written");
+    std::fs::write(&token, "s3cret").expect("a file can be written");
+    let token = token.to_str().expect("a path in UTF-8");
+    let mut program = python::Program::start(&file, &["--listen", "127.0.0.1:0", "--token-file", token]);
+    // Both files have been read when it listens.
+    let address = program.address("listening on");
+    (program, address)
 }
 
 /// A worker that listens with a token, and where.
@@ -88,7 +103,13 @@ async fn each_refusal_of_a_handshake_has_its_word() {
 #[tokio::test]
 async fn a_listening_worker_wants_its_token_and_takes_one_controller() {
     let stop = CancellationToken::new();
-    let endpoint = format!("ws://{}", worker(&stop).await);
+    wants_its_token_and_takes_one(&worker(&stop).await).await;
+    let (_program, address) = python_worker();
+    wants_its_token_and_takes_one(&address).await;
+}
+
+async fn wants_its_token_and_takes_one(address: &str) {
+    let endpoint = format!("ws://{address}");
     assert_eq!(outcome(&endpoint, None).await.0, ConnectOutcome::Auth);
     assert_eq!(outcome(&endpoint, Some("wrong")).await.0, ConnectOutcome::Auth);
 
@@ -96,14 +117,18 @@ async fn a_listening_worker_wants_its_token_and_takes_one_controller() {
     first.up().await.expect("a registration");
     let (second, detail) = outcome(&endpoint, Some("s3cret")).await;
     assert_eq!((second, detail.contains("another server")), (ConnectOutcome::Duplicate, true), "{detail}");
-    stop.cancel();
     first.close(Why::Drained).await;
 }
 
 #[tokio::test]
 async fn a_listening_worker_refuses_pages_and_other_protocols() {
     let stop = CancellationToken::new();
-    let address = worker(&stop).await;
+    refuses_pages_and_other_protocols(&worker(&stop).await).await;
+    let (_program, address) = python_worker();
+    refuses_pages_and_other_protocols(&address).await;
+}
+
+async fn refuses_pages_and_other_protocols(address: &str) {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer s3cret\r\n";
     let ours = "Sec-WebSocket-Protocol: rollcall.v1\r\n";
@@ -115,7 +140,7 @@ async fn a_listening_worker_refuses_pages_and_other_protocols() {
         (format!("{}{ours}", upgrade.replace("13", "8")), "400"),
         (String::new(), "404"),
     ] {
-        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("it listens");
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
         let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.expect("it reads");
         let mut answer = [0; 1024];
@@ -123,7 +148,6 @@ async fn a_listening_worker_refuses_pages_and_other_protocols() {
         let line = String::from_utf8_lossy(&answer[..read]).lines().next().unwrap_or_default().to_owned();
         assert_eq!(line.split(' ').nth(1), Some(status), "{line} for {headers}");
     }
-    stop.cancel();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The workers that are tried: the mock, and a real one that listens or dials in.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::harness::{Core, ways, welcome, within};
+use crate::support::python;
 
 /// The kinds of worker that a test can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,15 @@ pub(super) enum Kind {
     Mock,
     Dialled,
     DialsIn,
+    PythonDialled,
+    PythonDialsIn,
+}
+
+impl Kind {
+    /// Whether it dials the server.
+    pub(super) fn dials_in(self) -> bool {
+        matches!(self, Self::DialsIn | Self::PythonDialsIn)
+    }
 }
 
 /// A worker that answers `echo.*` with its input after a while.
@@ -31,6 +42,8 @@ pub(super) struct Subject {
     door: Door,
     /// Stops a real worker with the test.
     _stop: DropGuard,
+    /// One that is a process of its own.
+    _program: Option<python::Program>,
 }
 
 enum Door {
@@ -42,6 +55,7 @@ enum Door {
 impl Subject {
     pub(super) async fn start(kind: Kind, latency: Duration) -> Self {
         let stop = CancellationToken::new();
+        let mut program = None;
         let door = match kind {
             Kind::Mock => Door::dial(InterfaceKind::Mock, None, latency),
             Kind::Dialled => {
@@ -61,12 +75,21 @@ impl Subject {
                     ..Default::default()
                 };
                 tokio::spawn(async move { worker.connect(&url, options, stop).await });
-                let (upgraded, accepted) = mpsc::channel(1);
-                tokio::spawn(accept(listener, upgraded));
-                Door::Accept(Mutex::new(accepted))
+                Door::accept(listener)
+            }
+            Kind::PythonDialled => {
+                let started = program.insert(in_python("listens", "127.0.0.1:0", latency));
+                let endpoint = format!("ws://{}", started.address("listening on"));
+                Door::dial(InterfaceKind::Websocket, Some(endpoint), latency)
+            }
+            Kind::PythonDialsIn => {
+                let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+                let url = format!("ws://{}", listener.local_addr().expect("its address"));
+                program = Some(in_python("dials", &url, latency));
+                Door::accept(listener)
             }
         };
-        Self { door, _stop: stop.drop_guard() }
+        Self { door, _stop: stop.drop_guard(), _program: program }
     }
 
     /// Connects, again and again while the worker has not noticed the end of the last connection.
@@ -96,6 +119,13 @@ impl Door {
     fn dial(kind: InterfaceKind, endpoint: Option<String>, latency: Duration) -> Self {
         let target = target(kind, endpoint, latency);
         Self::Dial(WorkerInterfaceFactory::new().interface(&target.spec), target)
+    }
+
+    /// Takes what dials this listener.
+    fn accept(listener: TcpListener) -> Self {
+        let (upgraded, accepted) = mpsc::channel(1);
+        tokio::spawn(accept(listener, upgraded));
+        Self::Accept(Mutex::new(accepted))
     }
 
     async fn run(&self, io: LinkIo) -> rollcall::interface::BoxFuture<Ended> {
@@ -138,6 +168,12 @@ fn real(latency: Duration) -> sdk::Worker {
             }
         })
         .build()
+}
+
+/// The same with the Python SDK.
+fn in_python(way: &str, place: &str, latency: Duration) -> python::Program {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories/conformance/echo.py");
+    python::Program::start(&file, &[way, place, &latency.as_millis().to_string()])
 }
 
 /// What the server's API does at `/v1/workers/connect`.
