@@ -147,7 +147,7 @@ async fn handled(
         E::ExplainTask => tasks::explain(state, &parameter).await,
         E::CancelTask => tasks::cancel(state, &parameter).await,
         E::RetryTask => tasks::retry(state, &parameter).await,
-        E::ListWorkers => Ok(fleet::workers::list(state)),
+        E::ListWorkers => fleet::worker_list::list(state, &request),
         E::AddWorker => fleet::workers::add(state, config, request).await,
         E::ConnectWorker => fleet::connect::connect(state, request),
         E::GetWorker => fleet::workers::get(state, &parameter),

@@ -1,5 +1,7 @@
-//! `GET /`: the status page. One document with its style and script in it, nothing from elsewhere;
+//! `GET /`: the status board. One document with its style and script in it, nothing from elsewhere;
 //! what it shows comes from the API, and is only ever set as text.
+
+use std::sync::LazyLock;
 
 use hyper::StatusCode;
 use hyper::header::{
@@ -8,9 +10,25 @@ use hyper::header::{
 
 use super::http::body::{Answer, answer};
 
-const PAGE: &str = include_str!("page.html");
+/// The document around style and script.
+const FRAME: &str = include_str!("page/board.html");
+const STYLE: &str = include_str!("page/board.css");
+/// Each uses what stands before it.
+const SCRIPT: [&str; 5] = [
+    include_str!("page/parts.js"),
+    include_str!("page/workers.js"),
+    include_str!("page/queues.js"),
+    include_str!("page/tasks.js"),
+    include_str!("page/board.js"),
+];
 /// Stands in the document where the nonce belongs.
 const NONCE: &str = "{nonce}";
+
+/// The document, but for its nonce.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    let script = format!("\"use strict\";\n{}", SCRIPT.concat());
+    FRAME.replace("{style}", STYLE).replace("{script}", &script)
+});
 
 /// The page, whose style and script only this answer's policy lets in.
 pub(super) fn page() -> Answer {

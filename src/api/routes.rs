@@ -3,6 +3,7 @@
 
 use hyper::Method;
 
+use super::fleet::worker_list::QUERY as WORKERS_QUERY;
 use crate::telemetry::{Metrics, RouteSeries};
 
 /// What answers a request.
@@ -112,7 +113,8 @@ use Endpoint as E;
 use Verb::{Delete, Get, Post};
 
 /// The parameters of a list of tasks.
-pub(super) const LIST_QUERY: &[&str] = &["state", "capability", "worker", "dead_letter", "limit", "cursor"];
+pub(super) const LIST_QUERY: &[&str] =
+    &["state", "capability", "worker", "dead_letter", "output", "limit", "cursor"];
 
 /// The table. A path is matched by its first fitting entry; what is asked most stands first.
 #[rustfmt::skip]
@@ -128,7 +130,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Post, "/v1/tasks/{id}/retry", E::RetryTask, &[202], &[404, 409, 429, 503], &[], "Submit a task that has ended once more"),
     route(Post, "/v1/artifacts", E::GiveArtifact, &[201], &[408, 413, 507], &[], "Upload a file that inputs can refer to"),
     route(Get, "/v1/artifacts/{sha256}", E::GetArtifact, &[200, 206, 304], &[404, 416, 503], &[], "Get a file by its SHA-256"),
-    route(Get, "/v1/workers", E::ListWorkers, &[200], &[], &[], "List the workers"),
+    route(Get, "/v1/workers", E::ListWorkers, &[200], &[422], WORKERS_QUERY, "List the workers"),
     route(Post, "/v1/workers", E::AddWorker, &[201], &[400, 409, 422], &[], "Add a worker beside those of the file"),
     route(Get, "/v1/workers/connect", E::ConnectWorker, &[101], &[400, 403, 426], &[], "Dial in as a worker, over a WebSocket"),
     route(Get, "/v1/workers/{name}", E::GetWorker, &[200], &[404], &[], "Show a worker"),

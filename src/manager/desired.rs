@@ -18,7 +18,7 @@ mod status;
 mod tests;
 
 pub use keeper::Keeper;
-pub use status::{APPLY_BUCKETS, ApplyTimes, Outcome, ReloadStatus};
+pub use status::{APPLY_BUCKETS, ApplyTimes, Outcome, ReloadStatus, Told};
 
 use super::handle::{Applied, CallError, Manager, Snapshot};
 use crate::config::{

@@ -12,4 +12,5 @@ pub(super) mod runbooks;
 pub(super) mod status;
 pub(super) mod topology;
 mod worker_form;
+pub(crate) mod worker_list;
 pub(super) mod workers;

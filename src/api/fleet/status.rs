@@ -1,6 +1,7 @@
 //! `GET /v1/status`: the whole server in one look.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -10,6 +11,7 @@ use crate::api::AppState;
 use crate::api::http::body::{Reply, json_of};
 use crate::fleet::{CapabilityStats, FleetStats, WorkerView};
 use crate::manager::Snapshot;
+use crate::manager::desired::Told;
 
 /// One look.
 pub(crate) async fn get(state: &AppState) -> Reply {
@@ -19,10 +21,14 @@ pub(crate) async fn get(state: &AppState) -> Reply {
     let reload = state.desired().status();
     let queues: BTreeMap<_, _> =
         stats.capabilities.iter().map(|(capability, stats)| (capability.as_str(), queue(stats))).collect();
+    let store = manager.store_trouble().map_or_else(|| "ok".to_owned(), |why| why.to_string());
     let body = json!({
+        "at": time(Some(SystemTime::now())),
         "version": env!("CARGO_PKG_VERSION"),
         "lifecycle": manager.lifecycle().as_str(),
+        "store": store,
         "generation": stats.generation,
+        "heartbeat_interval_seconds": manager.topology().settings.heartbeat_interval.as_secs_f64(),
         "pressure": pressure(&stats),
         "capacity": capacity(&snapshot),
         "workers": by_state(&snapshot),
@@ -33,9 +39,20 @@ pub(crate) async fn get(state: &AppState) -> Reply {
             "config": reload.hash,
             "problems": reload.problems,
         },
+        "reloads": reload.recent.iter().map(told).collect::<Vec<_>>(),
         "task_logs": { "bytes": manager.logs().bytes(), "dropped": manager.logs().dropped() },
     });
     Ok(json_of(StatusCode::OK, &body))
+}
+
+/// A reload that changed something or was refused.
+fn told(reload: &Told) -> Value {
+    json!({
+        "at": time(Some(reload.at)),
+        "trigger": reload.trigger.as_str(),
+        "outcome": reload.outcome.as_str(),
+        "summary": &*reload.summary,
+    })
 }
 
 /// How full the server is; at 1 it refuses tasks.

@@ -11,7 +11,6 @@ use serde_json::json;
 use super::worker_form::write;
 use crate::api::AppState;
 use crate::api::http::body::{self, Answer, Reply, json, json_of};
-use crate::api::http::json::{Object, write_list};
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::invalid;
 use crate::api::tasks::{checked_text, not_json};
@@ -26,19 +25,6 @@ const OPERATOR: HeaderName = HeaderName::from_static("rollcall-operator");
 const MAX_OPERATOR: usize = 64;
 /// How long a worker that was added may take to be shown.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
-
-/// `GET /v1/workers`
-pub(crate) fn list(state: &AppState) -> Answer {
-    let snapshot = state.manager().workers();
-    let mut out = Vec::with_capacity(64 + 768 * snapshot.workers.len());
-    let mut object = Object::new(&mut out);
-    write_list(object.name("items"), &snapshot.workers, |out, worker| {
-        write(out, worker, program(state, worker), false);
-    });
-    object.raw("next_cursor", "null");
-    object.end();
-    json(StatusCode::OK, out)
-}
 
 /// `GET /v1/workers/{name}`
 pub(crate) fn get(state: &AppState, name: &str) -> Reply {
@@ -151,7 +137,7 @@ pub(crate) async fn remove(state: &AppState, name: &str) -> Reply {
     Ok(super::topology::reloaded(StatusCode::ACCEPTED, &removed))
 }
 
-fn program(state: &AppState, worker: &WorkerView) -> Option<ProcessStatus> {
+pub(super) fn program(state: &AppState, worker: &WorkerView) -> Option<ProcessStatus> {
     if worker.launched { state.manager().program(&worker.name) } else { None }
 }
 

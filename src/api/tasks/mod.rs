@@ -93,6 +93,7 @@ pub(super) async fn list(state: &AppState, request: &Request<Incoming>) -> Reply
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(invalid("limit", "must be a number from 1 to 500").into());
     }
+    let whole = query.parsed("output", "true or false")?.unwrap_or(true);
     let query = store::Query {
         tenant: Tenant::default_tenant(),
         state: wanted.transpose()?,
@@ -105,7 +106,8 @@ pub(super) async fn list(state: &AppState, request: &Request<Incoming>) -> Reply
     let page = state.manager().archive().list(query).await.map_err(Problem::from)?;
     let mut out = Vec::with_capacity(64 + 1_024 * page.items.len());
     let mut object = Object::new(&mut out);
-    write_list(object.name("items"), &page.items, |out, task| json_form::write(out, task));
+    let write = if whole { json_form::write } else { json_form::write_outline };
+    write_list(object.name("items"), &page.items, |out, task| write(out, task));
     let next = page.next.map(|id| id.to_string());
     object.maybe_text("next_cursor", next.as_deref());
     object.end();

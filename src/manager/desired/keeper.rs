@@ -177,7 +177,9 @@ impl Keeper {
         status.generation = applied.generation;
         if !unchanged {
             status.changed(&applied.diff, began.elapsed());
-            info!(trigger = trigger.as_str(), "{}", changes.line(applied.generation));
+            let line = changes.line(applied.generation);
+            info!(trigger = trigger.as_str(), "{line}");
+            status.tell(trigger, Outcome::Applied, line);
         }
         self.shared.status.store(Arc::new(status));
         self.shared.config.send_if_modified(|now| {
@@ -201,6 +203,11 @@ impl Keeper {
         let mut status = (*self.shared.status.load_full()).clone();
         status.attempted(trigger, outcome, problems);
         let generation = status.generation;
+        let first = problems.first().map(Problem::headline).unwrap_or_default();
+        let count = problems.len();
+        let told =
+            format!("refused, generation {generation} stays in force: {count} problems, first {first}");
+        status.tell(trigger, outcome, told);
         self.shared.status.store(Arc::new(status));
         error!(
             trigger = trigger.as_str(),

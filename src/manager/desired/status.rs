@@ -1,6 +1,6 @@
 //! What the metrics and the API show of reloading: plain numbers, published after each attempt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,9 @@ use crate::telemetry::ConfigFacts;
 
 /// Upper bounds of the buckets of `rollcall_config_apply_seconds`.
 pub const APPLY_BUCKETS: [f64; 16] = crate::telemetry::catalogue::FAST;
+
+/// Reloads that are remembered for people.
+const REMEMBERED: usize = 20;
 
 /// How a reload ended; the words are label values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +42,20 @@ impl Outcome {
     }
 }
 
-/// What the metrics show of reloading.
+/// A reload that changed something, or was refused.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// When.
+    pub at: SystemTime,
+    /// What set it off.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it changed, or why it did not.
+    pub summary: Arc<str>,
+}
+
+/// What the metrics and the API show of reloading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReloadStatus {
     /// Whether the last attempt was applied or unchanged.
@@ -62,6 +78,8 @@ pub struct ReloadStatus {
     pub apply: ApplyTimes,
     /// What was wrong with the last attempt, if it failed.
     pub problems: Arc<[Problem]>,
+    /// The last of those that changed something or were refused, the newest first.
+    pub recent: VecDeque<Told>,
 }
 
 impl ReloadStatus {
@@ -115,7 +133,14 @@ impl ReloadStatus {
             removed: 0,
             apply: ApplyTimes::default(),
             problems: Arc::new([]),
+            recent: VecDeque::new(),
         }
+    }
+
+    /// Remembers a reload for people.
+    pub(super) fn tell(&mut self, trigger: Trigger, outcome: Outcome, summary: String) {
+        self.recent.truncate(REMEMBERED - 1);
+        self.recent.push_front(Told { at: SystemTime::now(), trigger, outcome, summary: summary.into() });
     }
 
     /// Counts an attempt, and takes what was wrong with it.
