@@ -61,8 +61,9 @@ for_monitoring() {
 for_testing() {
     for_monitoring
     need docker-compose docker-compose
-    # Stories stop the server at its system calls.
+    # Stories stop the server at its system calls, and look at its page in a real browser.
     need strace strace
+    need chromium chromium
     if [ ! -x "$1/bin/python3" ] && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         packages+=(python3 python3-venv)
     fi

@@ -159,7 +159,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Get, "/runbooks/{alert}", E::Runbook, &[200], &[404], &[], "Say what an alert means and what to do"),
     route(Post, "/-/reload", E::Reload, &[200], &[422, 503], &["allow_mass_removal"], "Read config.yaml again"),
     route(Get, "/openapi.json", E::OpenApi, &[200], &[], &[], "This description"),
-    route(Get, "/", E::Page, &[200], &[], &[], "The status page"),
+    route(Get, "/", E::Page, &[200], &[], &[], "The status board, for people"),
 ];
 
 /// Where a request belongs.

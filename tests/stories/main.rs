@@ -18,6 +18,7 @@ mod protocol_doc;
 mod python_worker;
 mod serving;
 mod seven_checks;
+mod status_board;
 mod support;
 mod topology_reload;
 mod worker_failover;

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub(crate) mod asking;
+pub(crate) mod browser;
 pub(crate) mod counting;
 pub(crate) mod machine;
 pub(crate) mod noting;

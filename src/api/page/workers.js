@@ -92,7 +92,8 @@ const poolColumns = [
   ["Wanted", (it) => it.desired, "number"],
   ["Least", (it) => it.min, "number"],
   ["Most", (it) => it.max, "number"],
-  ["Scaling", (it) => (it.paused ? "paused" : "on"), "short"],
+  ["Scaling", (it) => (it.paused ? "paused by " + it.paused_by : "by " + it.provider), "short"],
+  ["Last decision", (it) => it.last_decision?.why ?? "", "long"],
 ];
 let hasPools = true;
 async function lookAtPools() {

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::status::Outcome;
 use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted};
 use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, endpoint_key, pool_of};
-use crate::fleet::{Origin, WorkerName, WorkerSpec};
+use crate::fleet::{Generation, Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 use crate::telemetry::{Loop, Metrics};
 
@@ -203,11 +203,7 @@ impl Keeper {
         let mut status = (*self.shared.status.load_full()).clone();
         status.attempted(trigger, outcome, problems);
         let generation = status.generation;
-        let first = problems.first().map(Problem::headline).unwrap_or_default();
-        let count = problems.len();
-        let told =
-            format!("refused, generation {generation} stays in force: {count} problems, first {first}");
-        status.tell(trigger, outcome, told);
+        status.tell(trigger, outcome, refusal(generation, problems));
         self.shared.status.store(Arc::new(status));
         error!(
             trigger = trigger.as_str(),
@@ -266,4 +262,14 @@ impl Keeper {
         }
         self.apply(Trigger::Api, wanted, Instant::now()).await.ok_or(RemoveRefused::Stopped)
     }
+}
+
+/// Why a file was not taken, in a line.
+fn refusal(generation: Generation, problems: &[Problem]) -> String {
+    let first = problems.first().map_or_else(String::new, |problem| format!(": {}", problem.headline()));
+    let more = match problems.len().saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    format!("generation {generation} stays in force{first}{more}")
 }
