@@ -12,8 +12,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row};
 use super::codec::{self, Damage, verify};
 use super::connect::{is_damage, reader};
 use super::put::key_row;
+use super::schema::UNSUCCESSFUL;
 use super::{Failed, Shared, bytes_of, id_of, stored};
-use crate::fleet::{KeyRow, TaskId, TaskRecord, Tenant};
+use crate::fleet::{KeyRow, TaskId, TaskRecord, TaskState, Tenant};
 use crate::store::{Archive, Page, Query, ReadFault};
 
 /// A read that takes longer is given up: it may be a filter that fits almost nothing in a million
@@ -165,8 +166,13 @@ fn asked(query: &Query) -> (String, Vec<Box<dyn ToSql>>) {
     if let Some(before) = query.before {
         filter("id <", Box::new(bytes_of(before)));
     }
+    // Spelled like the indexes' own conditions, which is how SQLite knows that they fit.
+    match query.state {
+        Some(state) if !state.is_final() => sql.push_str(" AND finished_at IS NULL"),
+        Some(state) if state != TaskState::Succeeded => sql.push_str(UNSUCCESSFUL),
+        Some(_) | None => {}
+    }
     match query.dead_letter {
-        // Spelled like the index's own condition, which is how SQLite knows that it fits.
         Some(true) => sql.push_str(" AND dead_letter = 1"),
         Some(false) => sql.push_str(" AND dead_letter = 0"),
         None => {}

@@ -2,12 +2,13 @@
 //! counts that go with them.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use rustc_hash::FxHashMap;
 
 use super::codec::{self, Damage, checksum, encoded, task_checksum};
 use super::{Failed, bytes_of, id_of, number_of, stored};
 use crate::fleet::{
-    Keep, KeyHash, KeyRow, KeyTaken, Overlay, PoolName, PoolRecord, Record, RosterEntry, Seq, TaskId,
-    TaskRecord, WorkerName,
+    Keep, KeyRow, KeyTaken, Overlay, PoolName, PoolRecord, Record, RosterEntry, Seq, TaskId, TaskRecord,
+    WorkerName,
 };
 use crate::store::{Batch, TaskLog};
 
@@ -38,55 +39,130 @@ struct Known {
     bytes: u64,
 }
 
+/// What a batch has of one task.
+struct Span {
+    oldest: u64,
+    newest: u64,
+}
+
+/// The logs of a batch that are not written yet.
+type Logs<'a> = FxHashMap<TaskId, &'a TaskLog>;
+
 impl Put<'_> {
     pub(super) fn batch(&mut self, batch: &Batch) -> Result<(), Failed> {
+        let spans = spans(batch);
+        // Of two logs of a task the first stays, in whatever batches they come.
+        let mut logs: Logs<'_> = batch.logs.iter().rev().map(|log| (log.task, log)).collect();
         for (seq, record) in &batch.records {
             match record {
-                Record::Task(task) => self.task(*seq, task)?,
+                Record::Task(task) => {
+                    let is_first = spans.get(&task.id).is_none_or(|span| span.oldest == FIRST);
+                    let newest = spans.get(&task.id).is_none_or(|span| span.newest == task.version);
+                    // The same commit writes over it: a task is often accepted, handed over and even
+                    // finished within one. What claims a key is known by its own number, and written.
+                    if newest || (task.version == FIRST && matches!(task.keep, Keep::ByKey(_))) {
+                        self.task(*seq, task, is_first, &mut logs)?;
+                    }
+                }
                 Record::Roster(entry) => self.roster(entry)?,
                 Record::Overlay(worker, overlay) => self.overlay(worker, overlay)?,
                 Record::Pool(pool, record) => self.pool(pool, record)?,
             }
         }
-        for log in &batch.logs {
+        for log in logs.into_values() {
             self.log(log)?;
         }
         Ok(())
     }
 
-    pub(super) fn task(&mut self, seq: Seq, task: &TaskRecord) -> Result<(), Failed> {
-        let known = self.known(task)?;
-        // The last version wins, whatever the order in which they come.
-        if known.as_ref().is_some_and(|known| known.version >= stored(task.version)) {
-            return Ok(());
-        }
-        if known.is_none()
-            && let Keep::ByKey(hash) = task.keep
-            && let Some(taken) = self.claim(seq, task, hash)?
-        {
-            self.taken.push(taken);
+    /// Writes one record, unless a newer one is there, whatever the order in which they come.
+    pub(super) fn any_task(&mut self, task: &TaskRecord) -> Result<(), Failed> {
+        self.task(Seq(0), task, false, &mut Logs::default())
+    }
+
+    /// Writes a record. `is_first` says that nothing is there of its task in all likelihood; without
+    /// it, that a live version of it is. Only where that is wrong does it cost a look.
+    fn task(
+        &mut self,
+        seq: Seq,
+        task: &TaskRecord,
+        is_first: bool,
+        logs: &mut Logs<'_>,
+    ) -> Result<(), Failed> {
+        if is_first && self.claim(seq, task)? {
             return Ok(());
         }
         let parts = codec::encode(task)?;
-        let id = bytes_of(task.id);
-        if let (Some(input), None) = (parts.input, &known) {
-            self.db
-                .prepare_cached("INSERT OR REPLACE INTO inputs (task, input, checksum) VALUES (?1, ?2, ?3)")?
-                .execute(params![id, input, checksum(&[b"input", &id, input.as_bytes()])])?;
-        }
         let is_final = task.state.is_final();
-        let mut bytes = parts.record.len() as u64 + parts.input.map_or(0, |input| input.len() as u64);
-        if known.as_ref().is_some_and(|known| known.is_final) {
-            // A dead letter that was retried is written again; its log stays.
-            bytes += self.log_bytes(task.id)?;
+        let log = if is_final { logs.get(&task.id).copied() } else { None };
+        let log_bytes = log.map_or(0, |log| log.log.len() as u64);
+        let bytes = parts.record.len() as u64 + parts.input.map_or(0, |input| input.len() as u64) + log_bytes;
+        let written = if is_first {
+            self.input(task, &parts)?;
+            self.write(INSERT, task, &parts, bytes)?
+        } else {
+            self.write(UPDATE, task, &parts, bytes)?
+        };
+        if !written {
+            return self.over(seq, task, &parts, bytes - log_bytes);
         }
+        self.count((!is_first).then_some(&LIVE), is_final, bytes);
+        if let Some(log) = log {
+            logs.remove(&task.id);
+            self.insert_log(log)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a record where it is not what it seemed to be: new, or the next of a live one.
+    fn over(
+        &mut self,
+        seq: Seq,
+        task: &TaskRecord,
+        parts: &codec::Encoded<'_>,
+        mut bytes: u64,
+    ) -> Result<(), Failed> {
+        let known = self.known(task)?;
+        let sql = match &known {
+            Some(known) if known.version >= stored(task.version) => return Ok(()),
+            Some(known) if known.is_final => {
+                // A dead letter that was retried is written again; its log stays.
+                bytes += self.log_bytes(task.id)?;
+                self.db
+                    .prepare_cached("DELETE FROM tasks WHERE tenant = ?1 AND id = ?2")?
+                    .execute(params![task.tenant.as_str(), bytes_of(task.id)])?;
+                INSERT
+            }
+            Some(_) => UPDATE,
+            None if self.claim(seq, task)? => return Ok(()),
+            None => {
+                self.input(task, parts)?;
+                INSERT
+            }
+        };
+        if !self.write(sql, task, parts, bytes)? {
+            return Err(Damage(format!("task {} cannot be written to its row", task.id)).into());
+        }
+        self.count(known.as_ref(), task.state.is_final(), bytes);
+        Ok(())
+    }
+
+    /// Whether the row is as the statement takes it for, and was written.
+    fn write(
+        &self,
+        sql: &str,
+        task: &TaskRecord,
+        parts: &codec::Encoded<'_>,
+        bytes: u64,
+    ) -> Result<bool, Failed> {
         let key = match task.keep {
             Keep::ByKey(hash) => Some(hash.key.to_be_bytes()),
             Keep::Passing | Keep::Kept => None,
         };
-        let row = params![
+        let ended = task.state.is_final().then(|| task.finished_at.unwrap_or(task.submitted_at).0);
+        let rows = self.db.prepare_cached(sql)?.execute(params![
             task.tenant.as_str(),
-            id,
+            bytes_of(task.id),
             stored(task.version),
             task.term.0,
             task.state.as_str(),
@@ -94,21 +170,23 @@ impl Put<'_> {
             task.attempts.last().map(|attempt| attempt.worker.as_str()),
             task.dead_letter,
             task.submitted_at.0,
-            is_final.then(|| task.finished_at.unwrap_or(task.submitted_at).0),
+            ended,
             task.retry_of.map(bytes_of),
             key,
             stored(bytes),
             parts.record,
             task_checksum(task.id, task.version, &parts.record),
-        ];
-        let written = match &known {
-            None => self.db.prepare_cached(INSERT)?.execute(row)?,
-            Some(_) => self.db.prepare_cached(UPDATE)?.execute(row)?,
-        };
-        if written != 1 {
-            return Err(Damage(format!("task {} is in {written} rows", task.id)).into());
-        }
-        self.count(known.as_ref(), is_final, bytes);
+        ])?;
+        Ok(rows == 1)
+    }
+
+    /// Gives a large input its row.
+    fn input(&self, task: &TaskRecord, parts: &codec::Encoded<'_>) -> Result<(), Failed> {
+        let Some(input) = parts.input else { return Ok(()) };
+        let id = bytes_of(task.id);
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO inputs (task, input, checksum) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, input, checksum(&[b"input", &id, input.as_bytes()])])?;
         Ok(())
     }
 
@@ -154,21 +232,26 @@ impl Put<'_> {
         }
     }
 
-    /// Gives the key to this task; or says whose it is.
-    fn claim(&self, seq: Seq, task: &TaskRecord, hash: KeyHash) -> Result<Option<KeyTaken>, Failed> {
+    /// Gives a task its key; or notes whose it is, and that the task is not to be written.
+    fn claim(&mut self, seq: Seq, task: &TaskRecord) -> Result<bool, Failed> {
+        let Keep::ByKey(hash) = task.keep else { return Ok(false) };
         let tenant = task.tenant.as_str();
-        let key = hash.key.to_be_bytes();
         if let Some(KeyRow { task: holder, body }) = key_row(self.db, tenant, hash.key)? {
-            return Ok((holder != task.id).then_some(KeyTaken { seq, task: holder, body }));
+            let is_taken = holder != task.id;
+            if is_taken {
+                self.taken.push(KeyTaken { seq, task: holder, body });
+            }
+            return Ok(is_taken);
         }
-        let (body, id, since) = (hash.body.to_be_bytes(), bytes_of(task.id), task.submitted_at.0);
+        let (key, body) = (hash.key.to_be_bytes(), hash.body.to_be_bytes());
+        let (id, since) = (bytes_of(task.id), task.submitted_at.0);
         let sum = checksum(&key_parts(tenant, &key, &body, &id, since).each());
         self.db
             .prepare_cached(
                 "INSERT INTO keys (tenant, key, body, task, since, checksum) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![tenant, key, body, id, since, sum])?;
-        Ok(None)
+        Ok(false)
     }
 
     pub(super) fn roster(&self, entry: &RosterEntry) -> Result<(), Failed> {
@@ -206,34 +289,63 @@ impl Put<'_> {
 
     /// Keeps a log, once, with a task that is stored and final.
     pub(super) fn log(&mut self, log: &TaskLog) -> Result<(), Failed> {
-        let id = bytes_of(log.task);
-        let kept = self
+        let (tenant, id) = (log.tenant.as_str(), bytes_of(log.task));
+        let is_final: Option<bool> = self
             .db
-            .prepare_cached(
-                "INSERT OR IGNORE INTO logs (task, log, checksum) SELECT id, ?3, ?4 FROM tasks
-                 WHERE tenant = ?1 AND id = ?2 AND finished_at IS NOT NULL",
-            )?
-            .execute(params![log.tenant.as_str(), id, &log.log[..], checksum(&[b"log", &id, &log.log]),])?;
-        if kept == 1 {
+            .prepare_cached("SELECT finished_at IS NOT NULL FROM tasks WHERE tenant = ?1 AND id = ?2")?
+            .query_row(params![tenant, id], |row| row.get(0))
+            .optional()?;
+        if is_final == Some(true) && self.insert_log(log)? {
             self.db
                 .prepare_cached("UPDATE tasks SET bytes = bytes + ?3 WHERE tenant = ?1 AND id = ?2")?
-                .execute(params![log.tenant.as_str(), id, stored(log.log.len() as u64)])?;
+                .execute(params![tenant, id, stored(log.log.len() as u64)])?;
             self.counts.finished_bytes += log.log.len() as u64;
         }
         Ok(())
     }
+
+    fn insert_log(&self, log: &TaskLog) -> Result<bool, Failed> {
+        let id = bytes_of(log.task);
+        let rows = self
+            .db
+            .prepare_cached("INSERT OR IGNORE INTO logs (task, log, checksum) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, &log.log[..], checksum(&[b"log", &id, &log.log])])?;
+        Ok(rows == 1)
+    }
 }
+
+/// What the batch has of each task.
+fn spans(batch: &Batch) -> FxHashMap<TaskId, Span> {
+    let mut spans = FxHashMap::default();
+    for (_, record) in &batch.records {
+        if let Record::Task(task) = record {
+            let (oldest, newest) = (task.version, task.version);
+            let span = spans.entry(task.id).or_insert(Span { oldest, newest });
+            span.oldest = span.oldest.min(task.version);
+            span.newest = span.newest.max(task.version);
+        }
+    }
+    spans
+}
+
+/// The version of a task's first record.
+const FIRST: u64 = 1;
+
+/// What a live row counts as; of one that has not ended, nothing else is counted.
+const LIVE: Known = Known { version: 0, is_final: false, bytes: 0 };
 
 const INSERT: &str = "
     INSERT INTO tasks (tenant, id, version, term, state, capability, worker, dead_letter, submitted_at,
         finished_at, retry_of, key, bytes, record, checksum)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+    ON CONFLICT (tenant, id) DO NOTHING";
 
+/// Of a live task.
 const UPDATE: &str = "
     UPDATE tasks SET version = ?3, term = ?4, state = ?5, capability = ?6, worker = ?7, dead_letter = ?8,
         submitted_at = ?9, finished_at = ?10, retry_of = ?11, key = ?12, bytes = ?13, record = ?14,
         checksum = ?15
-    WHERE tenant = ?1 AND id = ?2";
+    WHERE tenant = ?1 AND id = ?2 AND finished_at IS NULL AND version < ?3";
 
 /// What a key row's checksum is over.
 pub(super) struct KeyParts<'a> {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Report;
-use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, Seq, Tenant, WorkerName};
+use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, Tenant, WorkerName};
 use crate::store::TaskLog;
 use crate::store::sqlite::archive::{COLUMNS, Stored};
 use crate::store::sqlite::codec::{Damage, decoded, verify};
@@ -121,7 +121,7 @@ impl Walk<'_, '_> {
             Ok(task) => {
                 walk.report.tasks += 1;
                 live.set(live.get() + i64::from(!task.state.is_final()));
-                walk.save(|saved| saved.put.task(Seq(0), &task));
+                walk.save(|saved| saved.put.any_task(&task));
             }
             Err(failed) => walk.report.damage(failed.to_string()),
         });
