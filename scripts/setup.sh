@@ -5,7 +5,7 @@
 #   setup.sh run test VENV    also what the tests need, with a Python environment at VENV
 set -euo pipefail
 
-# What the Python SDK and the workers of the documentation are tested with, pinned.
+# What the Python SDK, the workers of the documentation and the export of traces are tested with, pinned.
 requirements="$(dirname "$0")/../workers/sdk-python/requirements-dev.txt"
 
 say() { echo "setup: $*"; }

@@ -135,6 +135,26 @@ fn only_one_file_names_the_yaml_reader() {
 }
 
 #[test]
+fn a_log_line_names_only_alerts_that_exist_and_have_a_runbook() {
+    let rules = root().join("monitoring/rules/rollcall.yaml");
+    let rules = std::fs::read_to_string(rules).expect("the rules");
+    let mut named = BTreeSet::new();
+    for (path, text) in sources(&root().join("src")) {
+        for (line, text) in code(&text) {
+            for (at, _) in text.match_indices("alert = \"") {
+                let name = text[at..].split('"').nth(1).unwrap_or_default().to_owned();
+                let place = format!("{}:{line}", path.display());
+                assert!(rules.contains(&format!("alert: {name}\n")), "{place}: no alert {name}");
+                let runbook = root().join(format!("monitoring/runbooks/{name}.md"));
+                assert!(runbook.exists(), "{place}: no {}", runbook.display());
+                named.insert(name);
+            }
+        }
+    }
+    assert!(named.len() > 5, "the lines were not found: {named:?}");
+}
+
+#[test]
 fn every_file_says_first_why_it_exists() {
     for folder in ["src", "workers", "benches", "tests"] {
         for (path, text) in sources(&root().join(folder)) {

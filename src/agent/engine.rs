@@ -19,7 +19,7 @@ use crate::manager::{self, CallError, Manager, Parts};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 use crate::store::{MemoryStore, Opened, Retention};
 use crate::supervise::Options;
-use crate::telemetry::{Metrics, probe_runtime};
+use crate::telemetry::{Exporter, Metrics, Traces, probe_runtime};
 
 /// A fleet that runs on the present runtime.
 pub(crate) struct Engine {
@@ -29,6 +29,7 @@ pub(crate) struct Engine {
     tasks: JoinSet<&'static str>,
     /// Ends the tasks that do not end with the manager.
     stop: CancellationToken,
+    exporter: Option<Exporter>,
 }
 
 /// Why a fleet did not start.
@@ -62,8 +63,18 @@ impl Engine {
         programs: Options,
         record: Option<PathBuf>,
     ) -> Result<Self, EngineError> {
+        let opened = open(config, usual).map_err(EngineError::Store)?;
+        let (traces, exporter) = match &config.telemetry.otlp {
+            None => (None, None),
+            Some(url) => {
+                let started = Traces::start(url, opened.id.as_str(), Arc::clone(&metrics));
+                let (traces, exporter) = started.map_err(EngineError::System)?;
+                (Some(traces), Some(exporter))
+            }
+        };
         let (manager, fleet_loop) = manager::start(Parts {
-            opened: open(config, usual).map_err(EngineError::Store)?,
+            opened,
+            traces,
             metrics: Arc::clone(&metrics),
             factory: WorkerInterfaceFactory::new(),
             programs,
@@ -84,7 +95,7 @@ impl Engine {
             probe.await;
             "the probe of the event loop"
         });
-        Ok(Self { manager, desired: None, tasks, stop })
+        Ok(Self { manager, desired: None, tasks, stop, exporter })
     }
 
     /// Puts a file in force and follows its changes from then on.
@@ -124,6 +135,9 @@ impl Engine {
             if let Err(error) = ended {
                 error!(%error, "a task failed while the fleet stopped");
             }
+        }
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
     }
 }

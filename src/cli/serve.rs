@@ -20,7 +20,8 @@ use crate::api::{self, AppState, Listeners};
 use crate::config::{Env, LoadErrorKind, ServerConfig, Source, StoreKind, Trigger};
 use crate::manager::desired::Desired;
 use crate::supervise::Options;
-use crate::telemetry::{Metrics, count_panics, logs};
+use crate::telemetry::logs::{self, LevelSwitch};
+use crate::telemetry::{Metrics, count_panics};
 
 /// Starts the server and its workers.
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,7 @@ impl Serve {
         };
         let config = &loaded.config;
         let metrics = Arc::new(Metrics::default());
-        logs::init(&config.telemetry, Arc::clone(&metrics)).map_err(Failure::new)?;
+        let level = logs::init(&config.telemetry, Arc::clone(&metrics)).map_err(Failure::new)?;
         count_panics(Arc::clone(&metrics));
         raise_file_limit();
         // Before any program starts: an address that is taken must not cost a round of start and stop.
@@ -84,7 +85,7 @@ impl Serve {
             counted(topology.workers.len(), "worker"),
             topology.generation
         );
-        let outcome = until_told(&mut signals, &mut engine, &mut serving, &desired).await;
+        let outcome = until_told(&mut signals, &mut engine, &mut serving, &desired, &level).await;
         let drain = desired.config().server.drain_timeout;
         tokio::select! {
             () = stop(engine, drain, close, serving) => info!("stopped"),
@@ -104,8 +105,10 @@ async fn until_told(
     engine: &mut Engine,
     serving: &mut JoinSet<()>,
     desired: &Desired,
+    level: &LevelSwitch,
 ) -> Outcome {
     let mut reloads = JoinSet::new();
+    let mut configs = desired.configs();
     loop {
         tokio::select! {
             word = signals.next() => match word {
@@ -117,6 +120,7 @@ async fn until_told(
                 }
             },
             Some(_) = reloads.join_next() => {}
+            Ok(()) = configs.changed() => level.set(configs.borrow_and_update().telemetry.level),
             failed = engine.failed() => {
                 error!("{failed}: stopping; this is a bug in Rollcall");
                 return Err(Failure::Silent);

@@ -62,7 +62,11 @@ impl<'e> Making<'e> {
             file,
             server: self.server(document.server),
             store: StoreConfig { kind: document.store.kind.as_ref().map(|kind| kind.value) },
-            telemetry: TelemetryConfig { log: document.telemetry.log, level: document.telemetry.level },
+            telemetry: TelemetryConfig {
+                log: document.telemetry.log.value,
+                level: document.telemetry.level,
+                otlp: document.telemetry.otlp.map(|collector| collector.value.0),
+            },
             retention: RetentionConfig {
                 finished_tasks: document.retention.finished_tasks.0,
                 max_tasks: document.retention.max_tasks.0,
@@ -100,7 +104,7 @@ impl<'e> Making<'e> {
     fn fixed(&self, document: &Document, reader: &Reader<'_>) -> Vec<Fixed> {
         let field = |path, place, value| Fixed { path, value, place: reader.placed(place, path) };
         let server = &document.server;
-        let metrics = server.metrics_listen.as_ref();
+        let (metrics, telemetry) = (server.metrics_listen.as_ref(), &document.telemetry);
         vec![
             field("server.listen", server.listen.place, server.listen.value.0.to_string()),
             field(
@@ -117,6 +121,12 @@ impl<'e> Making<'e> {
                 "store.kind",
                 document.store.kind.as_ref().map(|kind| kind.place).unwrap_or_default(),
                 document.store.kind.as_ref().map_or(StoreKind::Sqlite, |kind| kind.value).as_str().to_owned(),
+            ),
+            field("telemetry.log", telemetry.log.place, telemetry.log.value.as_str().to_owned()),
+            field(
+                "telemetry.otlp",
+                telemetry.otlp.as_ref().map(|collector| collector.place).unwrap_or_default(),
+                telemetry.otlp.as_ref().map_or("nothing".to_owned(), |it| it.value.0.to_string()),
             ),
         ]
     }

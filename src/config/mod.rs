@@ -148,6 +148,8 @@ pub struct TelemetryConfig {
     pub log: LogFormat,
     /// The least severe lines that are written.
     pub level: LogLevel,
+    /// The base URL of the collector that gets spans by OTLP.
+    pub otlp: Option<Arc<str>>,
 }
 
 /// How log lines look.
@@ -157,6 +159,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl LogFormat {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// The least severe log lines that are written.

@@ -7,7 +7,9 @@ use super::node::{At, Node};
 use super::pool_model::Pools;
 use super::reader::{List, Located, Reader, Value, section};
 use super::values::{Hundredths, Share, Size, Span, Text, Whole, words};
-use super::worker_values::{Capabilities, Command, Endpoint, Labels, Loopback, Variables, Weights};
+use super::worker_values::{
+    Capabilities, Collector, Command, Endpoint, Labels, Loopback, Variables, Weights,
+};
 use super::{LogFormat, LogLevel, MAX_WORKERS, StoreKind};
 use crate::fleet::{InterfaceKind, WorkerName};
 
@@ -77,14 +79,16 @@ section! {
 }
 
 section! {
-    /// How the server logs.
+    /// How the server logs, and where it sends traces.
     struct Telemetry {
-        /// `text` for people, `json` for programs.
-        log: LogFormat = LogFormat::Text;
+        /// `text` for people, `json` for programs. Changing it takes a restart.
+        log: Located<LogFormat> = Located::nowhere(LogFormat::Text);
         /// The least severe lines that are written.
         level: LogLevel = LogLevel::Info;
+        /// The OpenTelemetry collector that gets a span for each part of a task's life, by OTLP over HTTP; `/v1/traces` is put behind it. Omitted: none. Changing it takes a restart.
+        otlp: Option<Located<Collector>> = None;
     }
-    later ["otlp"]
+    later []
 }
 
 section! {

@@ -253,7 +253,12 @@ impl Value for Endpoint {
 
 impl Endpoint {
     fn parse(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix("ws://")?;
+        Self::behind(text, "ws://")
+    }
+
+    /// Of an address that begins with this scheme.
+    fn behind(text: &str, scheme: &str) -> Option<Self> {
+        let rest = text.strip_prefix(scheme)?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let graphic =
             |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&byte));
@@ -280,6 +285,33 @@ impl Endpoint {
         let address = inside.unwrap_or(&host).parse::<std::net::IpAddr>();
         let loopback = address.is_ok_and(|address| address.is_loopback());
         Some(Self { url: text.into(), key: format!("{host}:{port}{path}"), loopback })
+    }
+}
+
+/// Where spans go: `http://host:port`, with a path or without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Collector(pub(super) Arc<str>);
+
+impl Value for Collector {
+    fn read(node: &Node<'_>, at: &At<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = node.word();
+        if text.is_some_and(|text| text.starts_with("https://")) {
+            let message = "`https://` is not supported by this version; send to a collector on this machine \
+                           or on a network that you trust, which may pass it on";
+            reader.problem(node.place, at, message);
+            return None;
+        }
+        let fits = |text: &&str| Endpoint::behind(text, "http://").is_some() && !text.contains('?');
+        let url = text.filter(fits).map(|text| Self(text.into()));
+        reader.or_wanted(url, node, at, || "an address such as http://127.0.0.1:4318".to_owned())
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^http://|\$\{" })
+    }
+
+    fn written(&self) -> Option<Json> {
+        Some((*self.0).into())
     }
 }
 

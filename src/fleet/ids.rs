@@ -6,11 +6,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::time::Wall;
+
 /// A task's id: the 128 bits of a UUIDv7, made by the shell (the core has no clock of its own).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId(pub u128);
 
 impl TaskId {
+    /// When the shell made it, as far as a UUIDv7 says: it begins with the milliseconds (RFC 9562,
+    /// section 5.7).
+    pub fn made_at(self) -> Wall {
+        Wall(i64::try_from(self.0 >> 80).unwrap_or(i64::MAX))
+    }
+
     /// Writes the hyphenated form of RFC 9562.
     pub fn hyphenated(self, text: &mut [u8; 36]) -> &str {
         // By hand: it is written four times a task, and the formatter takes ten times as long.

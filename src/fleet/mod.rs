@@ -41,6 +41,7 @@ mod tests;
 mod time;
 mod timers;
 mod topology;
+mod trace;
 mod view;
 mod watch;
 mod words;
@@ -65,6 +66,7 @@ pub use planted::{Planted, plant};
 pub use task::*;
 pub use time::*;
 pub use topology::*;
+pub use trace::{SpanOf, TraceContext, is_traceparent};
 pub use view::*;
 pub use words::*;
 

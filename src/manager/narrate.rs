@@ -2,7 +2,9 @@
 
 use tracing::{info, warn};
 
-use crate::fleet::{ConnectOutcome, Decision, Direction, Note, TaskState, WorkerState};
+use crate::fleet::{
+    ConnectOutcome, Decision, Direction, Note, TaskRecord, TaskState, TraceContext, WorkerState,
+};
 
 /// Whether a note belongs to the fleet's event stream: what happens to single tasks would drown it.
 pub(super) fn is_of_the_fleet(note: &Note) -> bool {
@@ -29,7 +31,16 @@ pub(super) fn is_of_the_fleet(note: &Note) -> bool {
     }
 }
 
-/// Logs a note of the fleet.
+fn trace_of(record: &TaskRecord) -> String {
+    format!("{:032x}", TraceContext::of(record.id, record.spec.traceparent.as_deref()).trace)
+}
+
+/// Who had it last.
+fn worker_of(record: &TaskRecord) -> &str {
+    record.attempts.last().map_or("", |attempt| attempt.worker.as_str())
+}
+
+/// Logs a note of the fleet. A line that speaks of what an alert is about names the alert.
 pub(super) fn narrate(note: &Note) {
     match note {
         Note::WorkerState { worker, state, .. } => match state {
@@ -54,15 +65,23 @@ pub(super) fn narrate(note: &Note) {
             if why.is_planned() {
                 info!(%worker, reason = why.as_str(), "worker disconnected");
             } else {
-                warn!(%worker, reason = why.as_str(), "worker disconnected");
+                warn!(%worker, reason = why.as_str(), alert = "RollcallWorkerDown", "worker disconnected");
             }
         }
         Note::Ended { record, .. } if record.dead_letter => {
             let code = record.error.as_ref().map_or("", |error| &*error.code);
-            warn!(task_id = %record.id, capability = %record.spec.capability, code, "task became a dead letter");
+            let (trace_id, worker) = (trace_of(record), worker_of(record));
+            warn!(
+                task_id = %record.id, trace_id, worker, capability = %record.spec.capability, code,
+                alert = "RollcallDeadLetters", "task became a dead letter"
+            );
         }
         Note::Ended { record, .. } if record.state == TaskState::Lost => {
-            warn!(task_id = %record.id, capability = %record.spec.capability, "task was lost with its worker");
+            let (trace_id, worker) = (trace_of(record), worker_of(record));
+            warn!(
+                task_id = %record.id, trace_id, worker, capability = %record.spec.capability,
+                alert = "RollcallTaskErrorBudgetBurn", "task was lost with its worker"
+            );
         }
         Note::PoolDecided { pool, decision, .. } if decision.direction != Direction::Hold => {
             let Decision { from, to, reason, inputs, .. } = &**decision;
@@ -70,16 +89,19 @@ pub(super) fn narrate(note: &Note) {
             info!(%pool, from, to, reason = reason.as_str(), waiting, running, "pool scaled");
         }
         Note::PoolCalled { pool, outcome, detail: Some(detail), .. } => {
-            warn!(%pool, outcome, %detail, "the pool's provider failed; it is called again later");
+            let alert = "RollcallAutoscalerHookFailing";
+            warn!(%pool, outcome, %detail, alert, "the pool's provider failed; it is called again later");
         }
         Note::PoolCapacity { pool, worker, took } => {
             info!(%pool, %worker, ?took, "pool instance takes tasks");
         }
         Note::PoolOdd { pool, worker, what } => {
-            warn!(%pool, %worker, what, "what the pool's provider says and what is there differ");
+            let alert = "RollcallAutoscalerDiverged";
+            warn!(%pool, %worker, what, alert, "what the pool's provider says and what is there differ");
         }
         Note::Discarded { task, worker, reason } => {
-            info!(task_id = %task, %worker, reason = reason.as_str(), "a result was fenced off");
+            let reason = reason.as_str();
+            info!(task_id = %task, %worker, reason, alert = "RollcallZombieResults", "a result was fenced off");
         }
         Note::Submitted { .. }
         | Note::Assigned { .. }

@@ -31,7 +31,7 @@ use crate::provider::Providers;
 use crate::schemas::Schemas;
 use crate::store::{LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
 use crate::supervise::{Options, Supervisor};
-use crate::telemetry::{Loop, Metrics};
+use crate::telemetry::{Loop, Metrics, Traces};
 
 /// Worker events that may wait; a full lane makes the sockets' readers wait.
 const EVENT_LANE: usize = 4_096;
@@ -63,6 +63,8 @@ pub struct Parts {
     pub record: Option<std::path::PathBuf>,
     /// Where artifacts are kept (`server.data_dir`); made when there is the first one.
     pub data_dir: std::path::PathBuf,
+    /// Where finished tasks are told as spans.
+    pub traces: Option<Traces>,
 }
 
 /// The loop, to be run on one task for as long as the server lives.
@@ -79,6 +81,7 @@ pub struct FleetLoop {
     supervisor: Supervisor,
     providers: Providers,
     recorder: Recorder,
+    traces: Option<Traces>,
     /// Submissions that are not answered yet, by request.
     entering: FxHashMap<RequestId, Entering>,
     linger_until: Option<Instant>,
@@ -107,7 +110,7 @@ struct Stopping {
 /// # Errors
 /// When a thread or the recording's file cannot be had.
 pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
-    let Parts { opened, metrics, factory, programs, limits, seed, record, data_dir } = parts;
+    let Parts { opened, metrics, factory, programs, limits, seed, record, data_dir, traces } = parts;
     let Opened { mut journal, archive, term, id, records, failed_recoveries, limits: retention } = opened;
     let (event_sender, events) = mpsc::channel(EVENT_LANE);
     let (call_sender, calls) = mpsc::channel(CALL_LANE);
@@ -175,6 +178,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         supervisor,
         providers,
         recorder,
+        traces,
         entering: FxHashMap::default(),
         linger_until: None,
         publish_at: None,
@@ -310,6 +314,9 @@ impl FleetLoop {
                     self.shared.logs.finish(task, &record);
                     self.shared.artifacts.finish(task, &record);
                     self.callers.finish(task, &record);
+                    if let Some(traces) = &self.traces {
+                        traces.ended(&record, now.wall);
+                    }
                 }
                 Effect::Publish(task, happening) => self.shared.logs.publish(task, happening, now.wall),
                 Effect::Gate(task, epoch, door) => self.shared.logs.gate(task, epoch, door),
@@ -508,12 +515,17 @@ impl FleetLoop {
         match fault {
             // Serving on would show facts that the disk, or another server, denies.
             StoreFault::Fenced { .. } | StoreFault::Lost(_) => {
-                tracing::error!(%fault, "the store must not be served any more: stopping at once");
+                tracing::error!(
+                    %fault,
+                    alert = "RollcallStoreErrors",
+                    "the store must not be served any more: stopping at once"
+                );
                 std::process::exit(4);
             }
             StoreFault::Full(_) | StoreFault::Io(_) => {
                 tracing::error!(
                     %fault,
+                    alert = "RollcallStoreNotWritable",
                     "the store refuses writes; tasks that must be kept are refused until it takes them"
                 );
                 self.shared.store_trouble.store(Some(Arc::new(fault.to_string())));

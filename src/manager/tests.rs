@@ -51,6 +51,7 @@ async fn started_with(
 
 fn parts_with(opened: crate::store::Opened) -> Parts {
     Parts {
+        traces: None,
         opened,
         metrics: Arc::new(Metrics::default()),
         factory: WorkerInterfaceFactory::new(),

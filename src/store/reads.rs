@@ -87,7 +87,7 @@ impl Reads {
                 ReadFault::Io(_) => "io",
             };
             self.metrics.store_failed(StoreStep::Read, kind);
-            tracing::error!(%fault, "a read of the store failed");
+            tracing::error!(%fault, alert = "RollcallStoreErrors", "a read of the store failed");
         }
         answer
     }

@@ -144,6 +144,7 @@ impl Keeper {
         error!(
             %worker,
             reason,
+            alert = "RollcallWorkerDown",
             "worker program given up; mend the cause, then `rollcall workers restart {worker}` or change its `launch` block"
         );
         self.show(None, ProcessState::GaveUp { reason: reason.into() });

@@ -198,6 +198,9 @@ families! {
         PANICS: Counter, "rollcall_panics_total", [], "Panics; each is a bug.";
         LOG_EVENTS: Counter, "rollcall_log_events_total",
             [label!("level" = "error" "warn" "info" "debug" "trace")], "Lines logged.";
+        TRACE_SPANS_DROPPED: Counter, "rollcall_trace_spans_dropped_total",
+            [label!("reason" = "queue_full" "rejected" "unreachable")],
+            "Spans that the trace collector did not get.";
     }
     "Tasks" => {
         TASK_SUBMISSIONS: Counter, "rollcall_task_submissions_total",

@@ -4,19 +4,30 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use super::metrics::{CountLines, Metrics};
 use crate::config::{LogFormat, LogLevel, TelemetryConfig};
+
+/// Changes the level of a log that was set up.
+pub struct LevelSwitch(reload::Handle<LevelFilter, Registry>);
+
+impl LevelSwitch {
+    /// From now on lines below this level are left out.
+    pub fn set(&self, level: LogLevel) {
+        // It fails only when the log itself is gone.
+        drop(self.0.reload(filter(level)));
+    }
+}
 
 /// Sets up this process's log, once. Lines below the level are neither written nor counted. Colours
 /// are for a terminal, unless `NO_COLOR` is set.
 ///
 /// # Errors
 /// Something else has set up the log of this process before.
-pub fn init(config: &TelemetryConfig, metrics: Arc<Metrics>) -> Result<(), TryInitError> {
+pub fn init(config: &TelemetryConfig, metrics: Arc<Metrics>) -> Result<LevelSwitch, TryInitError> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = !plain && std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
@@ -24,8 +35,10 @@ pub fn init(config: &TelemetryConfig, metrics: Arc<Metrics>) -> Result<(), TryIn
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    let lines = lines.and_then(CountLines(metrics)).with_filter(filter(config.level));
-    tracing_subscriber::registry().with(lines).try_init()
+    let (level, switch) = reload::Layer::new(filter(config.level));
+    let lines = lines.and_then(CountLines(metrics)).with_filter(level);
+    tracing_subscriber::registry().with(lines).try_init()?;
+    Ok(LevelSwitch(switch))
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, Registry};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
 
 use super::build::{ByWord, counter, counters, gauges, histogram, histograms};
 use super::catalogue as c;
@@ -57,6 +57,7 @@ pub struct Metrics {
     runtime_lag: Histogram,
     panics: IntCounter,
     log_events: ByWord<IntCounter>,
+    spans_dropped: IntCounterVec,
     pub(super) store: super::store::StoreSeries,
     pub(super) pools: super::pools::PoolSeries,
 }
@@ -101,6 +102,7 @@ impl Metrics {
             runtime_lag: histogram(&registry, &c::RUNTIME_LAG),
             panics: counter(&registry, &c::PANICS),
             log_events: by_word(&c::LOG_EVENTS),
+            spans_dropped: counters(&registry, &c::TRACE_SPANS_DROPPED),
             store: super::store::StoreSeries::new(&registry),
             pools: super::pools::PoolSeries::new(&registry),
             registry,
@@ -138,6 +140,11 @@ impl Metrics {
     /// Shows this runtime's own numbers; the first call counts.
     pub fn watch_runtime(&self, runtime: tokio::runtime::Handle) {
         self.runtime.get_or_init(|| runtime);
+    }
+
+    /// So many spans did not reach the collector; `reason` is one of the catalogue's words.
+    pub(super) fn spans_dropped(&self, reason: &'static str, spans: u64) {
+        self.spans_dropped.with_label_values(&[reason]).inc_by(spans);
     }
 
     /// Something panicked.

@@ -1,4 +1,4 @@
-//! Metrics and logs: one catalogue, and the one place where what happens is counted.
+//! Metrics, logs and traces: one catalogue, and the one place where what happens is counted.
 
 #[cfg(test)]
 mod boards;
@@ -20,6 +20,7 @@ mod render;
 mod store;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod traffic;
 
 pub use http::{Eviction, InFlight, Rejected, RouteSeries, SseStream};
@@ -29,6 +30,7 @@ pub use probe::run as probe_runtime;
 pub use reference::reference_page;
 pub use render::{ConfigFacts, Scrape};
 pub use store::StoreStep;
+pub use traces::{Exporter, Traces};
 
 /// The media type of both pages.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;

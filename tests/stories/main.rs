@@ -21,4 +21,5 @@ mod seven_checks;
 mod status_board;
 mod support;
 mod topology_reload;
+mod traces;
 mod worker_failover;

@@ -15,7 +15,7 @@ use rollcall::manager::desired::Desired;
 use rollcall::manager::{self, Manager, Parts};
 use rollcall::store::MemoryStore;
 use rollcall::supervise::Options;
-use rollcall::telemetry::Metrics;
+use rollcall::telemetry::{Metrics, Traces};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -171,9 +171,14 @@ impl Drop for Server {
 async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::Sender<Started>) {
     let loaded = source.load().unwrap_or_else(|error| panic!("config.yaml: {error}"));
     let moved = loaded.config.server.metrics_listen.is_some();
+    let metrics = Arc::new(Metrics::default());
+    let otlp = loaded.config.telemetry.otlp.clone();
+    let start = |url: Arc<str>| Traces::start(&url, "story", Arc::clone(&metrics)).expect("a thread");
+    let (traces, exporter) = otlp.map(start).unzip();
     let parts = Parts {
         opened: MemoryStore::default().open(),
-        metrics: Arc::new(Metrics::default()),
+        metrics,
+        traces,
         factory: WorkerInterfaceFactory::new(),
         programs: Options { shim: Some(env!("CARGO_BIN_EXE_rollcall").into()), ..Options::default() },
         limits: LinkLimits::default(),
@@ -200,6 +205,9 @@ async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::S
     close.send_replace(true);
     for (what, task) in [("the API", api), ("the keeper", keeper), ("the loop", fleet)] {
         task.await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    if let Some(exporter) = exporter {
+        exporter.stop().await;
     }
 }
 

@@ -25,6 +25,17 @@ fn head(out: &mut Vec<u8>, task: &TaskRecord) {
     text(out, "\",\"capability\":", Some(task.spec.capability.as_str()));
 }
 
+/// The caller's trace, or the one that the task's id names; see [`crate::fleet::TraceContext`].
+fn trace_id(out: &mut Vec<u8>, task: &TaskRecord) {
+    match task.spec.traceparent.as_deref().and_then(|context| context.get(3..35)) {
+        Some(trace) => out.extend_from_slice(trace.as_bytes()),
+        None => {
+            let digits = |byte: &u8| *byte != b'-';
+            out.extend(task.id.hyphenated(&mut [0; 36]).bytes().filter(digits));
+        }
+    }
+}
+
 fn rest(out: &mut Vec<u8>, task: &TaskRecord) {
     let spec = &*task.spec;
     let mut times = Times::default();
@@ -48,8 +59,9 @@ fn rest(out: &mut Vec<u8>, task: &TaskRecord) {
         write_value(out, &spec.labels);
     }
     put(out, ",\"dead_letter\":", if task.dead_letter { "true" } else { "false" });
-    let trace = spec.traceparent.as_deref().and_then(|context| context.split('-').nth(1));
-    text(out, ",\"trace_id\":", trace);
+    put(out, ",\"trace_id\":\"", "");
+    trace_id(out, task);
+    out.push(b'"');
     match task.retry_of {
         Some(id) => text(out, ",\"retry_of\":", Some(id.hyphenated(&mut [0; 36]))),
         None => put(out, ",\"retry_of\":null", ""),

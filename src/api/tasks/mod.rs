@@ -17,7 +17,7 @@ use super::routes::LIST_QUERY;
 use crate::config::Config;
 use crate::fleet::{
     Capability, Deadline, KeyHash, Refusal, Source, TaskId, TaskRecord, TaskSpec, TaskState, Tenant,
-    WorkerName,
+    WorkerName, is_traceparent,
 };
 use crate::manager::{Ask, Submitted};
 use crate::store;
@@ -264,9 +264,5 @@ fn digest(bytes: &[u8]) -> u128 {
 /// recommendation asks (Trace Context, section 4.3).
 fn traceparent(headers: &HeaderMap) -> Option<Arc<str>> {
     let text = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let lower_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let parts: Vec<_> = text.split('-').collect();
-    let lengths: Vec<_> = parts.iter().map(|part| part.len()).collect();
-    (lengths == [2, 32, 16, 2] && parts[0] == "00" && parts.iter().all(|part| lower_hex(part)))
-        .then(|| text.into())
+    is_traceparent(text).then(|| text.into())
 }

@@ -247,6 +247,7 @@ pub(super) fn order(order: Order, conn: ConnId) -> Result<(&'static str, String)
 
 fn execute(assignment: &Assignment, conn: ConnId) -> String {
     let spec = &*assignment.spec;
+    let trace = TraceContext::of(assignment.task, spec.traceparent.as_deref());
     encode::execute(&ExecuteText {
         task: assignment.task.hyphenated(&mut [0; 36]),
         epoch: assignment.epoch.0,
@@ -256,7 +257,7 @@ fn execute(assignment: &Assignment, conn: ConnId) -> String {
         input: spec.input.as_str(),
         deadline_ms: millis(assignment.limit),
         session: spec.session.as_ref().map(SessionName::as_str),
-        traceparent: spec.traceparent.as_deref(),
+        traceparent: Some(&trace.traceparent(assignment.epoch)),
     })
 }
 

@@ -209,6 +209,7 @@ impl Keeper {
             trigger = trigger.as_str(),
             outcome = outcome.as_str(),
             problems = problems.len(),
+            alert = "RollcallConfigReloadFailed",
             "the topology was not taken; generation {generation} stays in force"
         );
         for problem in problems.iter().take(LOGGED_PROBLEMS) {

@@ -28,6 +28,7 @@ impl Ballast {
             tracing::warn!(
                 folder = %folder.display(),
                 wanted = bytes,
+                alert = "RollcallStoreNotWritable",
                 "the disk has no room to hold back: tasks that must be kept are refused until it has"
             );
         }

@@ -112,8 +112,9 @@ fn an_older_store_is_copied_and_brought_forward() {
     drop(old);
     // The first version's rows have checksums of another kind.
     let db = raw(folder.path());
-    let (id, record): (Vec<u8>, Vec<u8>) =
-        db.query_row("SELECT id, record FROM tasks", [], |row| Ok((row.get(0)?, row.get(1)?))).expect("a row");
+    let (id, record): (Vec<u8>, Vec<u8>) = db
+        .query_row("SELECT id, record FROM tasks", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("a row");
     let sum = codec::first_checksum(&[b"task", &id, &task(1).version.to_be_bytes(), &record]);
     assert_eq!(db.execute("UPDATE tasks SET checksum = ?1", [sum]), Ok(1));
     drop(db);
