@@ -86,7 +86,21 @@ fn what_config_yaml_shows_in_comments_is_the_default() {
     assert_eq!(shown.topology.workers, bare.topology.workers);
     assert_eq!(shown.server, ServerConfig { metrics_listen: shown.server.metrics_listen, ..bare.server });
     assert_eq!(shown.retention, bare.retention);
-    assert_eq!(shown.telemetry, bare.telemetry);
+    assert_eq!(shown.telemetry, TelemetryConfig { otlp: shown.telemetry.otlp.clone(), ..bare.telemetry });
+}
+
+#[test]
+fn spans_go_to_a_collector_that_can_be_spoken_to() {
+    let with = |url: &str| parse(&format!("telemetry: {{ otlp: \"{url}\" }}\nworkers: []"));
+    for good in ["http://127.0.0.1:4318", "http://collector", "http://[::1]:4318/otlp"] {
+        let config = with(good).unwrap_or_else(|problems| panic!("{}", listed(&problems)));
+        assert_eq!(config.telemetry.otlp.as_deref(), Some(good));
+    }
+    let refused = |url: &str| listed(&with(url).map(|_| ()).expect_err("it is refused"));
+    assert!(refused("https://collector").contains("not supported by this version; send to a collector on"));
+    for wrong in ["collector:4318", "grpc://collector", "http://", "http://a:99999", "http://a/?b"] {
+        assert!(refused(wrong).contains("http://127.0.0.1:4318"), "{wrong}: {}", refused(wrong));
+    }
 }
 
 #[test]

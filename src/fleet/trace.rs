@@ -57,7 +57,7 @@ impl TraceContext {
         };
         let low = u64::try_from(self.task.0 & u128::from(u64::MAX)).unwrap_or(0);
         let high = u64::try_from(self.task.0 >> 64).unwrap_or(0);
-        mix(mix(mix(low ^ kind) ^ high) ^ number).max(1)
+        mix(mix(mix(mix(low) ^ high) ^ kind) ^ number).max(1)
     }
 
     /// The header that hands this trace on to the worker of an attempt.
