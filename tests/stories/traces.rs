@@ -16,8 +16,8 @@ use rollcall::client::{Client, Request};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::scripted::{Scripted, about};
 use crate::support::python::interpreter;
+use crate::support::scripted::{Scripted, about};
 use crate::support::{Server, eventually, program};
 
 /// A collector that keeps what it is sent, and answers the first requests as it is told to.
