@@ -165,6 +165,9 @@ impl Fleet {
     }
 
     fn check_counts(&self) -> Result<(), Violation> {
+        let recovering = self.tasks.iter().filter(|(_, task)| matches!(task.phase, Phase::Recovering(_)));
+        let recovering = recovering.count();
+        ensure!(recovering == self.recovering, "{recovering} tasks recover, {} are counted", self.recovering);
         let bytes: u64 = self.tasks.iter().map(|(_, task)| task.spec.input.as_str().len() as u64).sum();
         ensure!(bytes == self.bytes, "{bytes} bytes of inputs are counted as {}", self.bytes);
         let stats = self.stats(self.now);

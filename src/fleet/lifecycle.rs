@@ -454,6 +454,8 @@ impl Fleet {
     pub(super) fn set_phase(&mut self, ix: TaskIx, phase: Phase) -> Phase {
         let task = &mut self.tasks[ix];
         let (before, after) = (task.phase.bucket(), phase.bucket());
+        self.recovering += usize::from(matches!(phase, Phase::Recovering(_)));
+        self.recovering -= usize::from(matches!(task.phase, Phase::Recovering(_)));
         let old = std::mem::replace(&mut task.phase, phase);
         if before != after {
             self.tally.moved(task.counted, before, after);

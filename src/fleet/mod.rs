@@ -121,6 +121,8 @@ pub struct Fleet {
     tally: Tally,
     /// Bytes of the inputs of tasks that are not final.
     bytes: u64,
+    /// Tasks from before the start that still wait for their workers.
+    recovering: usize,
     store_failed: bool,
     quiescing: bool,
     out: Vec<Effect>,
@@ -164,6 +166,7 @@ impl Fleet {
             gates: Gates::default(),
             tally: Tally::default(),
             bytes: 0,
+            recovering: 0,
             store_failed: false,
             quiescing: false,
             out: Vec::new(),

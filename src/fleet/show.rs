@@ -124,7 +124,7 @@ impl Fleet {
 
     /// Whether tasks from before the start still wait for their workers.
     pub fn is_recovering(&self) -> bool {
-        self.tasks.iter().any(|(_, task)| matches!(task.phase, Phase::Recovering(_)))
+        self.recovering > 0
     }
 
     /// Counts, exact at this moment.

@@ -10,7 +10,6 @@ use super::{
     SHOWN_NAMES, work_of,
 };
 use crate::fleet::ids::PoolName;
-use crate::fleet::lifecycle::Phase;
 use crate::fleet::notes::Note;
 use crate::fleet::timers::Timer;
 use crate::fleet::topology::WorkerSpec;
@@ -128,7 +127,7 @@ impl Fleet {
     /// Whether the numbers are not to be believed: the tasks of before a restart are not all known
     /// yet, or none can be accepted.
     fn is_blind(&self) -> bool {
-        self.store_failed || self.tasks.iter().any(|(_, task)| matches!(task.phase, Phase::Recovering(_)))
+        self.store_failed || self.is_recovering()
     }
 
     /// What waits and what came in, shared out among the pools that could run it. No present worker
