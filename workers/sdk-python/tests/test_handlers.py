@@ -14,6 +14,8 @@ import pytest
 from playing import Server, serving, within
 
 from rollcall_worker import Task, TaskCancelled, TaskError, Worker
+from rollcall_worker.frames import AttemptKey, Execute
+from rollcall_worker.run import Attempt
 
 
 async def end_of(
@@ -76,7 +78,9 @@ async def test_a_plain_function_runs_in_a_thread_and_does_not_hold_up_the_others
     @worker.capability("block")
     def _block(_task: Task) -> list[object]:
         release.wait()
-        return [threading.current_thread() is threading.main_thread(), variable.get()]
+        here = threading.current_thread()
+        # A daemon: one that never returns keeps no program from ending.
+        return [here is threading.main_thread(), here.daemon, variable.get()]
 
     worker.capability("release")(lambda _task: release.set())
     async with serving(worker) as here:
@@ -84,7 +88,7 @@ async def test_a_plain_function_runs_in_a_thread_and_does_not_hold_up_the_others
         await server.execute(1, "block")
         await server.execute(2, "release")
         ends = {end["epoch"]: end for end in [await server.result(), await server.result()]}
-    assert ends[1]["output"] == [False, "of the loop"]
+    assert ends[1]["output"] == [False, True, "of the loop"]
 
 
 async def test_threads_speak_and_their_words_come_in_order_before_the_result() -> None:
@@ -127,6 +131,33 @@ async def test_a_thread_stops_when_it_asks(leave: str) -> None:
     assert end["status"] == "cancelled"
     assert ("error" in end) == (leave == "killed")
     assert end.get("error", {"code": "killed"})["code"] == "killed"
+
+
+async def test_a_task_that_was_told_to_stop_before_it_began_never_begins() -> None:
+    began: list[Task] = []
+
+    async def coroutine(task: Task) -> None:
+        began.append(task)
+
+    for handler in (coroutine, began.append):
+        alone = attempt_of(handler)
+        alone.stop("cancelled")
+        assert (await alone.run()).status == "cancelled"
+    assert began == []
+
+
+async def test_the_first_reason_to_stop_stays() -> None:
+    alone = attempt_of(lambda task: task.wait_cancelled() and task.check())
+    alone.stop("timeout")
+    alone.stop("cancelled")
+    assert (await alone.run()).status == "timed_out"
+
+
+def attempt_of(handler: Callable[[Task], Any]) -> Attempt:
+    """An attempt without a worker, which says nothing."""
+    hub: Any = None
+    asked = Execute(AttemptKey("t", 1), 1, 1, "it", None, 60.0, None, None, None)
+    return Attempt(handler, Task(hub, asked), again=False, grace=1.0)
 
 
 async def test_a_handler_that_ignores_its_cancel_keeps_its_slot_until_it_really_ends() -> None:

@@ -151,28 +151,6 @@ async def test_a_cancel_is_answered_by_exactly_one_result() -> None:
         assert (await server.frame("accepted"))["epoch"] == 3
 
 
-async def test_a_task_that_was_cancelled_before_its_first_step_never_begins() -> None:
-    began = []
-    worker = Worker("w")
-
-    @worker.capability("coroutine")
-    async def _coroutine(task: Task) -> None:
-        began.append(task.epoch)
-
-    worker.capability("thread")(lambda task: began.append(task.epoch))
-    async with serving(worker) as here:
-        server = await here.registered()
-        # In one write, so that the cancel is read before the handler has its turn.
-        for epoch, capability in enumerate(["coroutine", "thread"]):
-            server.connection.transport.pause_reading()
-            await server.execute(epoch, capability)
-            await server.cancel(epoch)
-            server.connection.transport.resume_reading()
-        ends = {(await server.result())["status"] for _ in range(2)}
-    # Whether the two came in one read is the kernel's choice: what did not begin was cancelled.
-    assert len(began) == 2 or "cancelled" in ends
-
-
 async def test_a_handler_hears_why_it_should_stop() -> None:
     worker = Worker("curious")
 
@@ -233,6 +211,7 @@ async def test_output_is_cut_into_pieces_and_comes_before_the_result() -> None:
     async def _talk(task: Task) -> None:
         print("é" * 40_000, file=task.stdout, end="")
         task.progress(0.5, "half")
+        task.stdout.write(b"\xc3")
         task.stderr.write(b"\xe2\x82")
 
     async with serving(worker) as here:
@@ -246,8 +225,9 @@ async def test_output_is_cut_into_pieces_and_comes_before_the_result() -> None:
             offset += len(piece["data"].encode())
         progress = await server.frame("progress")
         assert (progress["fraction"], progress["message"]) == (0.5, "half")
-        cut = await server.frame("output")
-        assert (cut["stream"], cut["data"]) == ("stderr", "\N{REPLACEMENT CHARACTER}")
+        for stream in ("stdout", "stderr"):
+            cut = await server.frame("output")
+            assert (cut["stream"], cut["data"]) == (stream, "\N{REPLACEMENT CHARACTER}")
         assert (await server.frame("result"))["status"] == "succeeded"
 
 
@@ -365,13 +345,27 @@ async def test_a_frame_with_a_wrong_field_is_told_by_name(frame: dict[str, Any])
 
 async def test_a_server_that_falls_silent_is_left_and_waited_for() -> None:
     async with serving(patient()) as here:
-        server = await here.registered(heartbeat_interval_ms=40)
+        server = await here.registered(heartbeat_interval_ms=100)
         await server.execute(1, "wait")
         # It reads, but says nothing: 2.5 intervals later the worker is gone, its task is not.
         assert await server.closed() == (1008, "heartbeat_timeout")
         _, register = await here.connect()
         assert register["attempts"] == [attempt(1) | {"phase": "running"}]
         assert register["store_id"] == "s"
+
+
+async def test_any_frame_of_the_server_is_a_sign_of_life() -> None:
+    async with serving(patient()) as here:
+        server = await here.registered(heartbeat_interval_ms=80)
+        for epoch in range(8):
+            # More than twice what the worker would bear in silence.
+            await server.frame("heartbeat")
+            if epoch % 2:
+                await server.say("heartbeat")
+            else:
+                await server.say("result_ack", **attempt(epoch), accepted=False, reason="unknown_task")
+        await server.execute(9, "echo")
+        assert (await server.result())["output"] == 9
 
 
 async def test_a_drain_is_no_end_and_work_may_come_again() -> None:
@@ -393,9 +387,26 @@ async def test_a_worker_that_stops_says_goodbye_finishes_and_waits_for_the_last_
         assert (await server.frame("rejected"))["reason"] == "the worker is stopping"
         await server.cancel(1)
         assert (await server.frame("result"))["status"] == "cancelled"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(server.connection.recv(), 0.2)
         await server.acknowledge(1)
         assert await server.closed() == (1001, "worker_shutdown")
         await within(here.done)
+
+
+async def test_a_worker_that_stops_tells_the_next_connection_too() -> None:
+    async with serving(patient()) as here:
+        server = await here.registered()
+        await server.execute(1, "wait")
+        await server.frame("accepted")
+        here.stop.set()
+        await server.frame("goodbye")
+        server.cut()
+        server, _ = await here.connect()
+        await server.welcome(2, keep=[attempt(1)])
+        await server.frame("goodbye")
+        await server.cancel(1)
+        assert (await server.frame("result"))["status"] == "cancelled"
 
 
 async def test_what_outlives_the_grace_of_a_stop_is_failed_and_may_be_tried_elsewhere() -> None:
