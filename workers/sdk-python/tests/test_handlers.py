@@ -147,7 +147,7 @@ async def test_a_task_that_was_told_to_stop_before_it_began_never_begins() -> No
 
 
 async def test_the_first_reason_to_stop_stays() -> None:
-    alone = attempt_of(lambda task: task.wait_cancelled() and task.check())
+    alone = attempt_of(Task.check)
     alone.stop("timeout")
     alone.stop("cancelled")
     assert (await alone.run()).status == "timed_out"

@@ -18,11 +18,20 @@ from rollcall_worker import LIFELINE_FD, TOKEN, WORKER_NAME, Token
 from rollcall_worker.program import _parser
 
 PROGRAM = """
-import threading
+import asyncio, threading
 from rollcall_worker import Worker
 
 worker = Worker("program", stop_grace=0.05, shutdown_grace=0.05)
 worker.capability("deaf")(lambda task: threading.Event().wait())
+
+@worker.capability("stubborn")
+async def stubborn(task):
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
 worker.main()
 """
 SOURCES = Path(__file__).parent.parent / "src"
@@ -86,10 +95,11 @@ async def test_a_launched_program_demands_its_token_and_ends_with_its_server() -
     server = await dial(await address(process), "s3cret")
     await server.frame("register")
     await server.welcome()
-    await server.execute(1, "deaf")
-    await server.frame("accepted")
+    # A thread and a coroutine that never return.
+    for epoch, capability in enumerate(["deaf", "stubborn"]):
+        await server.execute(epoch, capability)
+        await server.frame("accepted")
     os.close(theirs)
-    # Its only task is a thread that never returns.
     assert await within(process.wait()) == 0
 
 
