@@ -5,7 +5,7 @@ use rollcall::client::Request;
 use serde_json::json;
 
 use crate::support::browser::Page;
-use crate::support::{Server, eventually};
+use crate::support::{Server, eventually, python};
 
 /// Two kinds of work that goes well, and one that nobody can do.
 const FLEET: &str = "
@@ -112,6 +112,46 @@ async fn a_task_is_opened_by_keyboard_and_keeps_the_focus_while_the_board_lives(
 }
 
 #[tokio::test]
+async fn output_arrives_while_a_task_runs_and_a_pause_holds_the_board_still() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("counter.py");
+    let code = "from rollcall_worker import Worker\n\
+                worker = Worker('counter')\n\
+                @worker.capability('count.up')\n\
+                def count(task):\n    \
+                    number = 0\n    \
+                    while not task.wait_cancelled(0.02):\n        \
+                        number += 1\n        \
+                        print('step', number, file=task.stdout)\n\
+                worker.main()\n";
+    std::fs::write(&file, code).expect("a file can be written");
+    let fleet = format!("{FLEET}  - {{ name: counter, interface: websocket }}\n");
+    let server = Server::start(&fleet);
+    let url = server.base_url().replace("http://", "ws://");
+    let _worker = python::Program::start(&file, &["--connect", &url, "--name", "counter"]);
+    server.worker_is("counter", "ready").await;
+    server.submit("count.up", json!({})).await;
+    let mut page = board(&server).await;
+    page.until("document.querySelector('#tasks button')").await;
+    page.eval("document.querySelector('#tasks button').click()").await;
+    page.shows("step 3\n").await;
+    page.shows("step 60\n").await;
+
+    page.eval("document.getElementById('pause').click()").await;
+    page.until("paused && !busy && !planned").await;
+    let before = page.eval("document.querySelector('main').innerText").await;
+    for _ in 0..3 {
+        server.run("text.echo", json!("hello")).await;
+    }
+    assert_eq!(page.eval("document.querySelector('main').innerText").await, before);
+    page.eval("document.getElementById('pause').click()").await;
+    page.until(&row_says("queues", "text.echo", "3")).await;
+    drop(server);
+    page.until("document.getElementById('live').innerText.startsWith('not reachable')").await;
+    assert_eq!(page.complaints(), [""; 0]);
+}
+
+#[tokio::test]
 async fn hostile_text_is_shown_and_never_becomes_markup() {
     const EVIL: &str = "</td><img src=x onerror='window.owned=1'><script>window.owned=1</script>";
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -130,7 +170,7 @@ async fn hostile_text_is_shown_and_never_becomes_markup() {
     std::fs::write(&file, code).expect("a file can be written");
     let server = Server::start("workers:\n  - { name: evil, interface: websocket }\n");
     let url = server.base_url().replace("http://", "ws://");
-    let _worker = crate::support::python::Program::start(&file, &["--connect", &url, "--name", "evil"]);
+    let _worker = python::Program::start(&file, &["--connect", &url, "--name", "evil"]);
     server.worker_is("evil", "ready").await;
     server.run("evil.do", json!({ EVIL: EVIL })).await;
     let mut page = board(&server).await;

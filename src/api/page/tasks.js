@@ -59,10 +59,10 @@ function openTask(id) {
       const said = tasks.said + JSON.parse(event.data).data;
       tasks.cut ||= said.length > OUTPUT_SHOWN;
       tasks.said = said.slice(-OUTPUT_SHOWN);
-      hurry();
+      happened();
     });
     tasks.stream.addEventListener("reset", () => (tasks.said = ""));
-    tasks.stream.addEventListener("state", hurry);
+    tasks.stream.addEventListener("state", happened);
   }
   hurry();
 }
