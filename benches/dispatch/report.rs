@@ -48,6 +48,8 @@ pub(crate) struct OnDisk {
     pub(crate) unkeyed: Vec<Sample>,
     /// The same with an idempotency key.
     pub(crate) keyed: Vec<Sample>,
+    /// Tasks that wait in the store, and how long a start with them takes, in milliseconds.
+    pub(crate) restarts: Vec<(usize, f64)>,
 }
 
 /// What the core takes for a task beside so many workers and waiting tasks.
@@ -265,6 +267,9 @@ impl fmt::Display for Report {
             if raw > 0.0 {
                 writeln!(f, "SQLite alone, commits of {clients:>3} rows: {raw:>8.0} rows/s")?;
             }
+        }
+        for (tasks, took) in &self.on_disk.restarts {
+            writeln!(f, "killed and started again with {tasks:>6} tasks waiting: ready after {took:.0} ms")?;
         }
         for CoreCost { workers, waiting, nanos } in &self.core {
             writeln!(f, "the core, {workers:>6} workers, {waiting:>7} waiting: {nanos:>6.0} ns a task")?;

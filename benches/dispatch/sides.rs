@@ -120,6 +120,39 @@ impl Side {
     }
 }
 
+/// How long a server takes from its start until it is ready, with so many tasks waiting in its store.
+/// The one before it is killed.
+pub(crate) fn restart_with(folder: &Path, tasks: usize) -> Result<Duration, Failure> {
+    let address = process::free_address()?;
+    let store = format!("store: {{ kind: sqlite }}\ndata_dir: {}", folder.join("stored").display());
+    let nobody = format!("  - {{ name: nobody, interface: websocket, capabilities: [{CAPABILITY}] }}\n");
+    let config = write_config(&address, &store, &nobody)?;
+    let mut first = Process::rollcall(&config)?;
+    first.ready(&address, Instant::now())?;
+    for sent in (0..tasks).step_by(BATCH) {
+        let batch = vec![body(); BATCH.min(tasks - sent)].join(",");
+        let batch = format!(r#"{{"tasks":[{batch}]}}"#);
+        let (status, answer) = process::request(&address, "POST", "/v1/tasks/batch", &batch)?;
+        if status != 200 || !answer.windows(12).any(|part| part == br#""refused":0,"#) {
+            let end = String::from_utf8_lossy(&answer[..answer.len().min(300)]).into_owned();
+            return Err(format!("a batch was not taken whole: status {status}: {end}").into());
+        }
+    }
+    drop(first);
+    let began = Instant::now();
+    let mut second = Process::rollcall(&config)?;
+    let ready = second.ready(&address, began)?;
+    let (_, page) = process::get(&address, "/v1/status")?;
+    let waiting = format!(r#""tasks":{tasks}"#);
+    if !String::from_utf8_lossy(&page).contains(&waiting) {
+        return Err(format!("not all are there again: {}", String::from_utf8_lossy(&page)).into());
+    }
+    Ok(ready)
+}
+
+/// Tasks of one request.
+const BATCH: usize = 1_000;
+
 /// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {

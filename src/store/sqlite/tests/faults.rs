@@ -234,28 +234,3 @@ fn a_log_that_is_cut_short_or_flipped_costs_its_end_and_nothing_else() {
         }
     }
 }
-
-/// Run by hand to see how long a start takes: `cargo test --lib start_with -- --ignored --nocapture`.
-#[test]
-#[ignore = "measures, and says what it measured"]
-fn a_start_with_a_hundred_thousand_tasks() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mut parts = opened(folder.path());
-    let began = Instant::now();
-    for chunk in 0..50 {
-        let tasks: Vec<_> = (1..=2_000).map(|id| task(chunk * 2_000 + id)).collect();
-        parts.journal.commit(&batch(&tasks)).expect("written");
-        parts.journal.tend().expect("it can tidy up");
-    }
-    let wrote = began.elapsed();
-    drop(parts);
-    let began = Instant::now();
-    let parts = opened(folder.path());
-    let size = parts.journal.size().expect("it has a size");
-    eprintln!(
-        "{} tasks written in {wrote:?}, opened in {:?}, {size:?}",
-        parts.records.len(),
-        began.elapsed()
-    );
-    assert_eq!(parts.records.len(), 100_000);
-}
