@@ -36,7 +36,7 @@ impl Callers {
         self.waiting.clear();
     }
 
-    fn request(&mut self) -> RequestId {
+    pub(crate) fn request(&mut self) -> RequestId {
         self.next_request += 1;
         RequestId(self.next_request)
     }
@@ -185,6 +185,7 @@ impl World {
 
     /// A person says something about a worker, or about none.
     pub(crate) fn operator(&mut self) {
+        self.operate_pool();
         let names: Vec<WorkerName> = self.topology.workers.keys().cloned().collect();
         let name = if names.is_empty() || self.dice.chance(50) {
             "nobody".into()

@@ -102,6 +102,8 @@ pub(crate) struct SitePlan {
     pub(crate) addresses: Vec<Arc<str>>,
     /// Whether it runs only while the server launches it.
     pub(crate) launched: bool,
+    /// Whether it is an instance of a pool: it comes and goes with that.
+    pub(crate) of_pool: bool,
     /// What it offers.
     pub(crate) offers: Vec<Offer>,
     /// Its own bound.
@@ -253,6 +255,7 @@ fn site(dice: &mut Dice, name: &str) -> SitePlan {
             vec![Arc::from(format!("ws://{name}/a")), Arc::from(format!("ws://{name}/b"))]
         },
         launched: !dials_in && dice.chance(250),
+        of_pool: false,
         offers,
         slots: dice.chance(600).then(|| u32::try_from(dice.between(1, 5)).unwrap_or(1)),
         labels: labels(dice),

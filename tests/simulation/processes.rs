@@ -63,11 +63,12 @@ impl World {
 
     /// The server wants a worker's program to run.
     pub(crate) fn launch(&mut self, worker: &WorkerName) {
-        let Some(endpoint) = self.topology.workers.get(worker).and_then(|spec| spec.endpoint.clone()) else {
-            return;
-        };
+        let entries = [&self.topology.workers, &self.pools.entries];
+        let entry = entries.into_iter().find_map(|entries| entries.get(worker));
+        let Some(endpoint) = entry.and_then(|spec| spec.endpoint.clone()) else { return };
         let fits = |site: &Site| site.plan.launched && site.plan.addresses.contains(&endpoint);
-        let Some(site) = self.sites.iter().position(fits) else { return };
+        let found = self.sites.iter().position(fits);
+        let Some(site) = found.or_else(|| self.place_for(worker, &endpoint)) else { return };
         self.sites[site].wanted = Some(worker.clone());
         self.sites[site].halting = false;
         let after = self.sites[site].incarnation;

@@ -19,6 +19,7 @@ impl World {
         for _ in 0..self.dice.between(1, 3) {
             self.edit(&mut next);
         }
+        self.edit_pools(&mut next);
         if self.server.fleet.is_none() {
             return;
         }
@@ -65,7 +66,8 @@ impl World {
         let free: Vec<usize> = (0..self.sites.len())
             .filter(|site| {
                 let plan = &self.sites[*site].plan;
-                !next.workers.contains_key(&plan.name)
+                !plan.of_pool
+                    && !next.workers.contains_key(&plan.name)
                     && plan.addresses.iter().all(|address| !used.contains(address))
             })
             .collect();
@@ -87,7 +89,7 @@ impl World {
         let free: Vec<Arc<str>> = self
             .sites
             .iter()
-            .filter(|site| !site.plan.launched)
+            .filter(|site| !site.plan.launched && !site.plan.of_pool)
             // Two names for one process are nothing that a configuration could be checked for.
             .filter(|site| {
                 next.workers.values().all(|other| {
@@ -150,6 +152,7 @@ impl World {
                 name: name.clone(),
                 addresses: vec![address],
                 launched: false,
+                of_pool: false,
                 offers: vec![offer],
                 slots: Some(8),
                 labels,
@@ -183,6 +186,9 @@ impl World {
                 next.workers.values().any(|spec| spec.endpoint.as_ref() == Some(address))
             };
             let plan = self.sites[site].plan.clone();
+            if plan.of_pool {
+                continue;
+            }
             if !next.workers.contains_key(&plan.name) && !plan.addresses.iter().any(used) {
                 let mut spec = spec_for(&mut self.dice, &plan);
                 spec.capabilities = None;

@@ -9,7 +9,7 @@ use rollcall::fleet::replay::{Line, replay};
 use rollcall::fleet::{Effect, Fleet};
 
 use super::world::World;
-use super::{disk, faults, reconnects, server};
+use super::{disk, faults, pools, reconnects, server};
 
 /// Seeds of a normal test run, and the events that the core handles in each. More than a million
 /// in all, and no run is so long that its failure takes long to replay.
@@ -123,8 +123,15 @@ fn must_happen() -> impl Iterator<Item = (&'static str, bool)> {
         disk::UNCLEAR,
         disk::TAKEN,
         disk::LOST,
+        pools::GREW,
+        pools::SHRANK,
+        pools::FAILED,
+        pools::MISSING,
+        pools::REPLACED,
     ];
-    let rare = |what: &str| reconnects::RARE.contains(&what) || what == disk::UNCLEAR;
+    let rare = |what: &str| {
+        reconnects::RARE.contains(&what) || [disk::UNCLEAR, pools::MISSING, pools::REPLACED].contains(&what)
+    };
     reconnects::LINES.into_iter().chain(faults).map(move |what| (what, !rare(what)))
 }
 

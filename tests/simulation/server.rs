@@ -103,6 +103,7 @@ impl World {
         self.server.away_until = 0;
         self.server.timer_at = None;
         self.server.woken = (u64::MAX, 0);
+        self.pools.entries.clear();
         let now = self.server.now(self.time, self.wall_offset);
         let records = self.disk.open(&mut self.dice);
         let first = self.server.life == 1;
@@ -281,13 +282,26 @@ impl World {
         let process_gone = matches!(event, Event::ProcessGone(_));
         let mut effects = std::mem::take(&mut self.server.effects);
         self.recorder.told(now, &event);
-        must(self.observer.told(now, &event));
-        self.promises.told(&event);
+        // The checkers know no pools: to them an instance is a worker like any other, from the step on
+        // in which the core has it.
+        if let Event::Desired(topology) = &event {
+            let whole = Event::Desired(self.with_instances(topology));
+            must(self.observer.told(now, &whole));
+            self.promises.told(&whole);
+        } else {
+            must(self.observer.told(now, &event));
+            self.promises.told(&event);
+        }
         self.tell_of(now, "->", &event);
         let Some(fleet) = self.server.fleet.as_mut() else { return };
         fleet.handle(now, event, &mut effects);
         let next = fleet.next_wake();
         self.steps += 1;
+        if self.instances_changed() {
+            let whole = Event::Desired(self.with_instances(&self.topology));
+            must(self.observer.told(now, &whole));
+            self.promises.told(&whole);
+        }
         if let Some(reported) = reported {
             must(self.after_reconnect(&reported, &effects));
         } else if process_gone {
@@ -304,6 +318,7 @@ impl World {
                 self.count(RETRY_HELD);
             }
             self.tell_of(now, "  <-", effect);
+            self.saw_pools(effect);
             must(self.observer.saw(now, effect));
             must(self.promises.saw(effect));
         }

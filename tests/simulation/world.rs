@@ -14,6 +14,7 @@ use super::disk::Disk;
 use super::links::{Frame, Link};
 use super::observer::Observer;
 use super::plan::Plan;
+use super::pools::Pools;
 use super::promises::Promises;
 use super::recorder::Recorder;
 use super::server::Server;
@@ -130,6 +131,7 @@ pub(crate) struct World {
     pub(crate) links: BTreeMap<ConnId, Link>,
     pub(crate) next_conn: u64,
     pub(crate) callers: Callers,
+    pub(crate) pools: Pools,
     /// The topology that is wanted now.
     pub(crate) topology: Arc<Topology>,
     /// Addresses that answer nobody, and until when.
@@ -157,6 +159,8 @@ impl World {
         if seed.is_multiple_of(STORMS) {
             plan.make_it_a_storm();
         }
+        let mut pools = Pools::new(seed);
+        plan.topology.pools = pools.of(seed);
         let sites = plan.sites.iter().map(|site| Site::new(site.clone())).collect();
         let mut world = Self {
             topology: Arc::new(plan.topology.clone()),
@@ -172,6 +176,7 @@ impl World {
             links: BTreeMap::new(),
             next_conn: 1,
             callers: Callers::default(),
+            pools,
             unreachable: BTreeMap::new(),
             poison: BTreeSet::new(),
             observer: Observer::default(),
