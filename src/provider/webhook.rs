@@ -119,22 +119,15 @@ async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Tried {
         Ok(connected) => connected,
         Err(error) => return failed(&error),
     };
-    let exchange = async {
+    // The connection ends with the sender, which the exchange takes with it.
+    let exchange = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
         // The answer's text has no meaning; it is read so that the other side can write it.
         drop(Limited::new(response.into_body(), MAX_ANSWER).collect().await);
         Ok::<_, hyper::Error>(status)
     };
-    tokio::pin!(connection);
-    let answered = tokio::select! {
-        biased;
-        answered = exchange => answered,
-        ended = &mut connection => match ended {
-            Ok(()) => return Tried::Again(format!("{address} closed the connection without an answer")),
-            Err(error) => Err(error),
-        },
-    };
+    let (answered, _how_it_ended) = tokio::join!(exchange, connection);
     match answered {
         Ok(status) if status.is_success() => Tried::Done,
         Ok(status) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {

@@ -56,8 +56,11 @@ impl Pools {
     fn spec(&mut self, name: &str) -> PoolSpec {
         let dice = &mut self.dice;
         let process = dice.chance(600);
-        let allowed: Vec<Capability> =
-            dice.pick(&[vec!["*"], vec!["python.*", "files.*"]]).iter().map(|it| Capability::from(*it)).collect();
+        let allowed: Vec<Capability> = dice
+            .pick(&[vec!["*"], vec!["python.*", "files.*"]])
+            .iter()
+            .map(|it| Capability::from(*it))
+            .collect();
         let launch = process
             .then(|| LaunchSpec { command: vec!["worker".into(), "{port}".into()], env: BTreeMap::new() });
         let template = WorkerSpec {

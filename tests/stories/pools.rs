@@ -9,7 +9,10 @@ use nix::unistd::Pid;
 use rollcall::client::Client;
 use serde_json::{Value, json};
 
+use crate::support::process::free_port;
 use crate::support::program::Server;
+
+mod providers;
 
 /// How long anything here may take: starting sandboxes on a busy machine does.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,6 +34,20 @@ fn config(more: &str) -> String {
          slots: 1\n      launch: {{ command: ['{}', --listen, '127.0.0.1:{{port}}'] }}\n    \
          scaling: {{ min: 1, max: 4, target_load: 1, downscale_delay: 3s{more} }}\n",
         sandbox().display()
+    )
+}
+
+/// A pool whose workers a hook starts, elsewhere for all that the server knows, and which dial in.
+fn hooked(folder: &Path, server: &str) -> String {
+    let hook = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories/pools/hook.py");
+    format!(
+        "heartbeat: {{ interval: 1s }}\nworkers: []\npools:\n  - name: python\n    worker: {{ slots: 1, capabilities: \
+         [command.execute] }}\n    scaling:\n      min: 0\n      max: 3\n      downscale_delay: 2s\n      \
+         downscale_to_zero_delay: 2s\n      provider: exec\n      hook: {{ timeout: 30s, command: [python3, '{}', '{}', '{}', \
+         '{server}'] }}\n",
+        hook.display(),
+        folder.display(),
+        sandbox().display(),
     )
 }
 
@@ -177,4 +194,41 @@ async fn a_person_scales_pauses_and_is_refused_what_the_bounds_forbid() {
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("no pool"), "{unknown:?}");
     let listed = stage.server.says(&["pools", "ls"]);
     assert!(listed.contains("python") && listed.contains("process"), "{listed}");
+}
+
+#[tokio::test]
+async fn a_command_makes_workers_that_dial_in_and_takes_them_away_again() {
+    let (folder, address) = (tempfile::tempdir().expect("a folder"), free_port());
+    let config = hooked(folder.path(), &format!("ws://{address}"));
+    let server = Server::start_listening(address, &config);
+    let client = Client::new(server.base()).expect("an address");
+    let stage = Stage { server, client };
+    let tasks = stage.burst(12, 0.4).await;
+    stage.pool_is("at its most", |pool| pool["ready"] == 3).await;
+    stage.all_succeed(&tasks).await;
+    stage.pool_is("empty again", |pool| pool["instances"] == 0 && pool["draining"] == 0).await;
+    let begun = Instant::now();
+    let left = || {
+        let files = std::fs::read_dir(folder.path()).expect("a folder");
+        files.filter_map(Result::ok).filter(|it| it.path().extension().is_some_and(|it| it == "pid")).count()
+    };
+    while left() > 0 {
+        assert!(begun.elapsed() < PATIENCE, "the hook was not told of its victims");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let asked = std::fs::read_to_string(folder.path().join("asked")).expect("it was called");
+    let asked: Vec<Value> = asked.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&asked[0]["from"], &asked[0]["reason"]), (&json!(0), &json!("backlog")), "{asked:#?}");
+    assert_eq!(asked.last().expect("some")["to"], 0, "{asked:#?}");
+    let metrics = client_text(&stage, "/metrics").await;
+    let calls = metrics.lines().find(|line| {
+        line.starts_with("rollcall_autoscaler_hook_calls_total{") && line.contains("outcome=\"ok\"")
+    });
+    assert!(calls.is_some_and(|line| !line.ends_with(" 0")), "{calls:?}");
+}
+
+async fn client_text(stage: &Stage, path: &str) -> String {
+    let request = rollcall::client::Request::new(hyper::Method::GET, path);
+    let answer = stage.client.send(request).await.expect("an answer");
+    String::from_utf8_lossy(&answer.body).into_owned()
 }

@@ -39,6 +39,15 @@ impl Server {
         Self::start_in(&folder, workers, &[])
     }
 
+    /// One at an address that its workers know beforehand, with this configuration.
+    pub(crate) fn start_listening(address: std::net::SocketAddr, config: &str) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a folder can be made"));
+        let mut server = Self::launch_at(&folder, &address.to_string(), config, &[]);
+        let line = server.logs(SERVES);
+        server.base = base(&line);
+        server
+    }
+
     /// One in this folder, where another one may have been before; run by these words, if any.
     pub(crate) fn start_in(folder: &Arc<TempDir>, config: &str, by: &[&str]) -> Self {
         let mut server = Self::launch(folder, config, by);
@@ -49,8 +58,12 @@ impl Server {
 
     /// The same for one that may not come to serve.
     pub(crate) fn launch(folder: &Arc<TempDir>, config: &str, by: &[&str]) -> Self {
+        Self::launch_at(folder, "127.0.0.1:0", config, by)
+    }
+
+    fn launch_at(folder: &Arc<TempDir>, address: &str, config: &str, by: &[&str]) -> Self {
         let file = folder.path().join("config.yaml");
-        fs::write(&file, format!("server: {{ listen: \"127.0.0.1:0\" }}\n{config}")).expect("as before");
+        fs::write(&file, format!("server: {{ listen: \"{address}\" }}\n{config}")).expect("as before");
         let serve = ["serve", "--config", file.to_str().expect("UTF-8"), "--record"];
         let mut command = match by {
             [] => rollcall(&serve),
