@@ -161,6 +161,7 @@ async fn handled(
         E::GetPool => fleet::pools::get(state, &parameter),
         E::PoolDecisions => fleet::pools::decisions(state, &parameter),
         E::PoolDemand => fleet::pools::demand(state, &parameter),
+        E::SimulatePools => fleet::forecast::simulate(state, request).await,
         E::ScalePool => fleet::pools::scale(state, config, &parameter, request).await,
         E::PausePool => fleet::pools::say(state, &parameter, PoolWord::Pause, &request).await,
         E::ResumePool => fleet::pools::say(state, &parameter, PoolWord::Resume, &request).await,

@@ -158,6 +158,7 @@ fn success(endpoint: E, code: u16) -> Value {
         | E::RemoveWorker
         | E::ProbeWorker
         | E::PoolDemand
+        | E::SimulatePools
         | E::GetTopology
         | E::PlanTopology
         | E::Status => json_of(json!({ "type": "object" })),
@@ -179,7 +180,7 @@ fn request_body(endpoint: E) -> Option<Value> {
             }),
         ),
         E::GiveArtifact => ("application/octet-stream", json!({ "type": "string" })),
-        E::PlanTopology => ("application/yaml", json!({ "type": "string" })),
+        E::PlanTopology | E::SimulatePools => ("application/yaml", json!({ "type": "string" })),
         _ => return None,
     };
     Some(json!({ "required": true, "content": { media_type: { "schema": schema } } }))

@@ -2,13 +2,14 @@
 //! operator's words about them.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use hyper::Method;
-use hyper::header::HeaderValue;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Value, json};
 
-use super::failure::Outcome;
+use super::failure::{Failure, Outcome};
 use super::server::Server;
 use super::show::{Output, Table, cell, fact, seconds, when};
 use super::workers::{OPERATOR, operator};
@@ -54,6 +55,15 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Runs the recorded demand through the `scaling` of another file: what it would have cost and how long
+    /// work would have waited, old beside new.
+    Simulate {
+        /// The file; its pools are matched by name.
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Gives a pool a size now, within its bounds; the autoscaler goes on from there.
     Scale {
         /// The pool.
@@ -80,6 +90,7 @@ impl Pools {
             Verb::Ls { output } => list(&client, *output).await,
             Verb::Describe { name, output } => describe(&client, name, *output).await,
             Verb::Explain { name, all, output } => explain(&client, name, *all, *output).await,
+            Verb::Simulate { policy, output } => simulate(&client, policy, *output).await,
             Verb::Scale { name, to } => {
                 let effect = format!("is to have {to} workers");
                 self.say(&client, name, "scale", Some(&json!({ "to": to })), &effect).await
@@ -214,4 +225,42 @@ fn follow(out: &mut dyn Write, decision: &Value) -> io::Result<()> {
         writeln!(out, "  capacity: {} ready, the last after {}", cell(decision, "arrived"), seconds(took))?;
     }
     Ok(())
+}
+
+async fn simulate(client: &Client, policy: &Path, output: Output) -> Outcome {
+    let text = std::fs::read_to_string(policy)
+        .map_err(|error| Failure::new(format!("cannot read {}: {error}", policy.display())))?;
+    let request = Request::new(Method::POST, "/v1/pools/simulate")
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/yaml"))
+        .body(text);
+    let told: Value = client.send(request).await?.json()?;
+    output.print(&told, |out| {
+        let items = told["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if items.is_empty() {
+            return writeln!(out, "no pool of {} is a pool of the server", policy.display());
+        }
+        for item in items {
+            let recorded = seconds(item["recorded_seconds"].as_f64().unwrap_or(0.0));
+            writeln!(out, "{}: {} tasks in {recorded}", cell(item, "pool"), cell(item, "old.tasks"))?;
+            let head =
+                ["POLICY", "WORKER-HOURS", "WAIT MEAN", "WAIT P95", "WAIT MOST", "CHANGES", "FLAPS", "MOST"];
+            let mut table = Table::new(head);
+            for which in ["old", "new"] {
+                let told = &item[which];
+                let wait = |name: &str| seconds(told[name].as_f64().unwrap_or(0.0));
+                table.row([
+                    which.to_owned(),
+                    format!("{:.2}", told["worker_hours"].as_f64().unwrap_or(0.0)),
+                    wait("wait_mean_seconds"),
+                    wait("wait_p95_seconds"),
+                    wait("wait_most_seconds"),
+                    cell(told, "changes"),
+                    cell(told, "flaps"),
+                    cell(told, "most_workers"),
+                ]);
+            }
+            table.write(out)?;
+        }
+        Ok(())
+    })
 }

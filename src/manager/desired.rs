@@ -344,6 +344,22 @@ impl Desired {
         })
     }
 
+    /// Reads this text as if it were the file, and changes nothing; problems call it `name`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text.
+    pub async fn read(&self, name: &str, text: String) -> Result<Config, Vec<Problem>> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        let read = tokio::task::spawn_blocking(move || shared.source.parse(&name, &text));
+        read.await.unwrap_or_else(|error| {
+            Err(vec![Problem::of(
+                self.path().display().to_string(),
+                "",
+                format!("could not be read: {error}"),
+            )])
+        })
+    }
+
     /// Reads a worker's entry, given as JSON, by the rules of the file.
     ///
     /// # Errors

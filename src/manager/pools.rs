@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::fleet::autoscaler::DemandSample;
+use crate::fleet::autoscaler::{Demand, DemandSample, Instance};
 use crate::fleet::{Decision, Direction, Note, PoolName, PoolView, Wall};
 
 /// Decisions of one pool that are kept.
@@ -16,6 +16,13 @@ const DECISIONS: usize = 200;
 const POINT: Duration = Duration::from_secs(10);
 /// Points of one pool that are kept: a day.
 const POINTS: usize = 24 * 360;
+
+/// What a task takes, and a worker until it is ready, where nothing is known of it yet.
+const UNKNOWN_TASK: Duration = Duration::from_secs(1);
+/// See [`UNKNOWN_TASK`].
+const UNKNOWN_START: Duration = Duration::from_secs(10);
+/// A gap in the recording counts as no longer than this.
+const MOST_SECONDS: u32 = 3_600;
 
 /// A decision, and what followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +91,26 @@ impl PoolBoard {
     /// What a pool was asked for, oldest first.
     pub fn demand(&self, name: &PoolName) -> Vec<DemandPoint> {
         self.told().get(name).map(|told| told.demand.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The same as another rule may be judged by, and what its instances are like.
+    pub fn recorded(&self, view: &PoolView) -> (Vec<Demand>, Instance) {
+        let points = self.demand(&view.spec.name);
+        let (tasks, work) = points
+            .iter()
+            .fold((0, Duration::ZERO), |(tasks, work), point| (tasks + point.arrived, work + point.work));
+        let usual = mean(work, tasks).unwrap_or(UNKNOWN_TASK);
+        let ends = points.iter().skip(1).map(|next| next.at).chain(points.last().map(|last| last.at + POINT));
+        let demand = points.iter().zip(ends).map(|(point, end)| {
+            let seconds = u32::try_from(end.since(point.at).as_secs()).unwrap_or(u32::MAX);
+            let each = mean(point.work, point.arrived).unwrap_or(usual);
+            Demand { at: point.at, seconds: seconds.clamp(1, MOST_SECONDS), arrived: point.arrived, each }
+        });
+        let took: Vec<Duration> =
+            self.decisions(&view.spec.name).iter().filter_map(|decided| decided.time_to_capacity).collect();
+        let starts = mean(took.iter().sum(), took.len() as u64).unwrap_or(UNKNOWN_START);
+        let slots = view.last.as_ref().map_or(1, |last| last.inputs.slots);
+        (demand.collect(), Instance { slots, starts })
     }
 
     /// A new picture; what was told of pools that it lacks is forgotten.
@@ -173,5 +200,67 @@ impl Told {
     /// The newest decision that changed something.
     fn last_change(&mut self) -> Option<&mut Decided> {
         self.decisions.iter_mut().rev().find(|decided| decided.decision.direction != Direction::Hold)
+    }
+}
+
+fn mean(sum: Duration, of: u64) -> Option<Duration> {
+    sum.checked_div(u32::try_from(of).unwrap_or(u32::MAX)).filter(|mean| !mean.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::autoscaler::{Inputs, Limits, Reason};
+
+    fn decision(second: i64, direction: Direction, waiting: u64) -> Arc<Decision> {
+        Arc::new(Decision {
+            at: Wall(second * 1_000),
+            from: 1,
+            to: if direction == Direction::Up { 2 } else { 1 },
+            direction,
+            reason: Reason::Backlog,
+            limits: Limits::default(),
+            inputs: Inputs { waiting, ..Inputs::default() },
+            wish: 1,
+            min: 0,
+            max: 9,
+            wait: None,
+        })
+    }
+
+    fn noted(board: &PoolBoard, decision: Arc<Decision>, arrived: u64) {
+        let work = Duration::from_secs(2 * arrived);
+        let sample = DemandSample { arrived, work };
+        board.note(&Note::PoolDecided { pool: "p".into(), decision, sample });
+    }
+
+    #[test]
+    fn looks_that_say_the_same_are_one_line_and_what_follows_is_told_with_the_change() {
+        let board = PoolBoard::default();
+        for second in 0..5 {
+            noted(&board, decision(second, Direction::Hold, 0), 0);
+        }
+        noted(&board, decision(5, Direction::Up, 7), 7);
+        let took = Duration::from_secs(3);
+        board.note(&Note::PoolCalled { pool: "p".into(), outcome: "ok", took, detail: None });
+        noted(&board, decision(6, Direction::Hold, 7), 0);
+        board.note(&Note::PoolCapacity { pool: "p".into(), worker: "p-2".into(), took });
+        let told = board.decisions(&"p".into());
+        let looks: Vec<_> = told.iter().map(|it| (it.decision.direction, it.looks)).collect();
+        assert_eq!(looks, [(Direction::Hold, 1), (Direction::Up, 1), (Direction::Hold, 5)]);
+        assert_eq!((told[1].arrived, told[1].time_to_capacity), (1, Some(took)));
+        assert_eq!(told[1].hook, Some(("ok", took, None)));
+        assert_eq!(told[2].since, Wall(0));
+    }
+
+    #[test]
+    fn demand_is_kept_in_points_of_ten_seconds() {
+        let board = PoolBoard::default();
+        for second in 0..25 {
+            noted(&board, decision(second, Direction::Hold, u64::try_from(second).expect("small")), 2);
+        }
+        let points = board.demand(&"p".into());
+        let shown: Vec<_> = points.iter().map(|point| (point.at, point.arrived, point.waiting)).collect();
+        assert_eq!(shown, [(Wall(0), 20, 9), (Wall(10_000), 20, 19), (Wall(20_000), 10, 24)]);
     }
 }

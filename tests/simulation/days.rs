@@ -8,6 +8,7 @@ use std::time::Duration;
 use rollcall::fleet::autoscaler::Reason;
 use rollcall::fleet::*;
 
+mod peers;
 mod stories;
 
 /// What one task takes.

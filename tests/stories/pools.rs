@@ -167,6 +167,15 @@ async fn a_burst_grows_the_pool_by_real_processes_of_which_half_are_killed_and_n
     let explained = stage.server.says(&["pools", "explain", "python", "--all"]);
     assert!(explained.contains("tasks wait") && explained.contains("ceil(("), "{explained}");
     assert!(explained.contains("capacity: "), "{explained}");
+    let policy = stage.server.trace("new.yaml");
+    std::fs::write(&policy, config("").replace("max: 4", "max: 1")).expect("written");
+    let policy = policy.to_str().expect("UTF-8");
+    let beside = stage.server.says(&["pools", "simulate", "--policy", policy, "-o", "json"]);
+    let beside: Value = serde_json::from_str(&beside).expect("JSON");
+    let (old, new) = (&beside["items"][0]["old"], &beside["items"][0]["new"]);
+    assert_eq!((&old["tasks"], &new["tasks"]), (&json!(40), &json!(40)), "{beside:#}");
+    assert!(old["wait_mean_seconds"].as_f64() < new["wait_mean_seconds"].as_f64(), "{beside:#}");
+    assert!(stage.server.says(&["pools", "simulate", "--policy", policy]).contains("WORKER-HOURS"));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod decision_form;
 pub(super) mod discovery;
 mod event_form;
 pub(super) mod events;
+pub(super) mod forecast;
 pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod pools;

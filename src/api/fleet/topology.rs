@@ -14,7 +14,7 @@ use crate::fleet::{InterfaceKind, PoolSpec, Refusal, Settings, WorkerSpec};
 use crate::manager::desired::{ReloadRejected, Reloaded};
 
 /// The largest file that can be planned; topologies of 10,000 entries are a few MiB.
-const MAX_FILE: u64 = 16 << 20;
+pub(super) const MAX_FILE: u64 = 16 << 20;
 
 /// `POST /-/reload`
 pub(crate) async fn reload(state: &AppState, request: &Request<Incoming>) -> Reply {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 mod demand;
 mod evaluate;
+mod forecast;
 mod members;
 mod outlook;
 mod provide;
@@ -16,6 +17,7 @@ mod spec;
 mod words;
 
 pub use demand::{DemandSample, work_of};
+pub use forecast::{Demand, Forecast, Instance, forecast, forecast_with};
 pub(super) use members::pool_changes;
 pub use rule::{Autoscaler, Decision, Direction, Hold, Inputs, Limits, Reason};
 pub use spec::*;

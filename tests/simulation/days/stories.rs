@@ -42,19 +42,19 @@ fn bursts_are_served_and_the_pool_shrinks_after_the_last() {
 #[test]
 fn a_saw_of_load_does_not_shake_the_pool() {
     let mut day = Day::new(pool(1, 8));
-    day.load(3_600, |second| if second / 60 % 2 == 0 { 20.0 } else { 0.0 });
+    day.load(1_800, |second| if second / 60 % 2 == 0 { 20.0 } else { 0.0 });
     day.all_done();
     let up = day.sizes.windows(2).filter(|pair| pair[1].1 > pair[0].1).count();
     let down = day.sizes.windows(2).filter(|pair| pair[1].1 < pair[0].1).count();
-    // It may find once that it has one too many; it never follows the teeth, of which there are thirty.
+    // It may find once that it has one too many; it never follows the teeth, of which there are fifteen.
     assert!(down <= 1 && up <= 4, "{:?}", day.sizes);
 }
 
 #[test]
 fn a_slow_ramp_is_followed_up_and_down_without_a_wobble() {
     let mut day = Day::new(pool(1, 10));
-    let hours = 2.0 * 3_600.0;
-    day.load(2 * 3_600, |second| {
+    let hours = 3_600.0;
+    day.load(3_600, |second| {
         let at = f64::from(u32::try_from(second).expect("a day")) / hours;
         24.0 * (1.0 - (2.0 * at - 1.0).abs())
     });
