@@ -93,6 +93,8 @@ impl World {
         let names: Vec<WorkerName> = self.topology.workers.keys().cloned().collect();
         let free: Vec<usize> = (0..self.sites.len())
             .filter(|site| self.sites[*site].up && self.sites[*site].link.is_none())
+            // One that leaves its own name behind with work in hand is dead to the core, not to the checkers.
+            .filter(|site| !self.sites[*site].plan.of_pool)
             .collect();
         if self.server.fleet.is_none() || names.is_empty() || free.is_empty() {
             return;
