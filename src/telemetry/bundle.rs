@@ -66,7 +66,7 @@ pub fn runbook(alert: &str) -> Option<&'static str> {
 
 /// A file's text for these places. What runs in the same compose project stays where it is.
 fn placed(path: &str, text: &str, places: &Places) -> String {
-    if path == "monitoring/compose.yaml" || path.starts_with("grafana/") || *places == Places::default() {
+    if path == "monitoring/compose.yaml" || *places == Places::default() {
         return text.to_owned();
     }
     let text = text.replace(SERVER, &places.server).replace(GRAFANA, &places.grafana);
@@ -114,7 +114,7 @@ mod tests {
         assert!(rules.contains("https://rollcall.example:7600/runbooks/RollcallDown"));
         assert!(rules.contains("https://example.org/grafana/d/rollcall-overview"));
         for (path, text) in files(&places) {
-            let own = path.ends_with("compose.yaml") || path.starts_with("grafana/");
+            let own = path.ends_with("compose.yaml");
             assert!(own || !text.contains("127.0.0.1:7600") && !text.contains("127.0.0.1:3000"), "{path}");
         }
     }

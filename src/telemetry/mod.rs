@@ -1,7 +1,5 @@
 //! Metrics, logs and traces: one catalogue, and the one place where what happens is counted.
 
-#[cfg(test)]
-mod boards;
 mod build;
 pub mod bundle;
 pub mod catalogue;

@@ -127,8 +127,13 @@ pub(crate) fn wrong(selector: &Selector<'_>, records: &[String]) -> Option<Strin
 }
 
 fn first_wrong(selector: &Selector<'_>, known: impl Fn(&str, &str) -> Option<String>) -> Option<String> {
-    let targets = ["job", "instance", "endpoint"];
-    let mut foreign = selector.matchers.iter().filter(|(label, _, _)| !targets.contains(label));
+    // A worker's own page gets the worker's names from service discovery.
+    let own_page = selector.matchers.contains(&("job", "=", "rollcall-worker-hosts"));
+    let of_target = |label: &str| {
+        ["job", "instance", "endpoint"].contains(&label)
+            || (own_page && ["worker", "pool", "zone"].contains(&label))
+    };
+    let mut foreign = selector.matchers.iter().filter(|(label, _, _)| !of_target(label));
     foreign.find_map(|(label, _, value)| {
         known(label, value).map(|what| format!("{} has no {label}={value:?} ({what})", selector.metric))
     })
