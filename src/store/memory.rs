@@ -11,7 +11,8 @@ use super::{
     Archive, Batch, Journal, Limits, Opened, Page, Query, ReadFault, Retention, StoreFault, TaskLog,
 };
 use crate::fleet::{
-    KEY_LIFE, Keep, KeyRow, KeyTaken, MAX_KEYS, Record, Seq, StoreId, TaskId, TaskRecord, Tenant, Term, Wall,
+    Capability, KEY_LIFE, Keep, KeyRow, KeyTaken, MAX_KEYS, Record, Seq, StoreId, TaskId, TaskRecord, Tenant,
+    Term, Wall,
 };
 
 /// However much disk the retention would allow, memory keeps no more finished tasks...
@@ -35,6 +36,8 @@ struct Shelf {
     limits: Arc<Limits>,
     tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     logs: BTreeMap<TaskId, Bytes>,
+    /// Dead letters among the tasks.
+    dead_letters: BTreeMap<Capability, u64>,
     /// Which task has a key, and with which body.
     keys: BTreeMap<(Tenant, u128), (TaskId, u128)>,
     keys_in_order: VecDeque<(Wall, Tenant, u128)>,
@@ -88,7 +91,14 @@ impl Shelf {
         {
             return Some(taken);
         }
-        self.tasks.insert(record.id, Arc::clone(record));
+        if let Some(before) = self.tasks.insert(record.id, Arc::clone(record))
+            && before.dead_letter
+        {
+            uncount(&mut self.dead_letters, &before);
+        }
+        if record.dead_letter {
+            *self.dead_letters.entry(record.spec.capability.clone()).or_default() += 1;
+        }
         if record.state.is_final() && !ended_before {
             let bytes = size_of_val(&**record)
                 + record.spec.input.as_str().len()
@@ -140,7 +150,11 @@ impl Shelf {
         }) {
             let Some((oldest, bytes, _)) = ring.order.pop_front() else { break };
             ring.bytes -= bytes;
-            self.tasks.remove(&oldest);
+            if let Some(record) = self.tasks.remove(&oldest)
+                && record.dead_letter
+            {
+                uncount(&mut self.dead_letters, &record);
+            }
             if let Some(log) = self.logs.remove(&oldest) {
                 ring.bytes -= log.len() as u64;
             }
@@ -153,6 +167,17 @@ impl Shelf {
         if !self.logs.contains_key(&log.task) {
             self.ring(keep).bytes += log.log.len() as u64;
             self.logs.insert(log.task, log.log.clone());
+        }
+    }
+}
+
+/// One dead letter less of that record's capability.
+fn uncount(dead_letters: &mut BTreeMap<Capability, u64>, record: &TaskRecord) {
+    let capability = &record.spec.capability;
+    if let Some(count) = dead_letters.get_mut(capability) {
+        *count -= 1;
+        if *count == 0 {
+            dead_letters.remove(capability);
         }
     }
 }
@@ -215,5 +240,9 @@ impl Archive for MemoryStore {
         let shelf = self.shelf();
         let ours = shelf.tasks.get(&id).is_some_and(|record| record.tenant == *tenant);
         Ok(if ours { shelf.logs.get(&id).cloned() } else { None })
+    }
+
+    fn dead_letters(&self) -> Result<BTreeMap<Capability, u64>, ReadFault> {
+        Ok(self.shelf().dead_letters.clone())
     }
 }

@@ -1,6 +1,7 @@
 //! Where tasks are kept: a journal of whole records that the core writes and never asks, and an
 //! archive that everybody else reads. The last version of a record wins; the store decides nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,6 +215,12 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// See [`ReadFault`].
     fn log(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Bytes>, ReadFault>;
+
+    /// How many dead letters there are, of all tenants, by capability.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    fn dead_letters(&self) -> Result<BTreeMap<Capability, u64>, ReadFault>;
 }
 
 /// What to list.

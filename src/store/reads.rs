@@ -1,14 +1,16 @@
 //! The way to the archive for whoever must not wait on its thread: a store that touches a disk is
 //! read on threads for that, so many at once, and beyond a short queue a read is refused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::{Archive, Page, Query, ReadFault};
-use crate::fleet::{KeyRow, TaskId, TaskRecord, Tenant};
-use crate::telemetry::{Metrics, StoreStep};
+use crate::fleet::{Capability, KeyRow, TaskId, TaskRecord, Tenant};
+use crate::telemetry::{Metrics, StoreCall, StoreStep};
 
 /// Reads at once. More would only take the disk and the processor from the journal.
 const AT_ONCE: usize = 4;
@@ -43,7 +45,7 @@ impl Reads {
     /// See [`ReadFault`].
     pub async fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault> {
         let tenant = tenant.clone();
-        self.read(move |archive| archive.task(&tenant, id)).await
+        self.read(StoreCall::Read, move |archive| archive.task(&tenant, id)).await
     }
 
     /// The task that has a key.
@@ -52,7 +54,7 @@ impl Reads {
     /// See [`ReadFault`].
     pub async fn key(&self, tenant: &Tenant, key: u128) -> Result<Option<KeyRow>, ReadFault> {
         let tenant = tenant.clone();
-        self.read(move |archive| archive.key(&tenant, key)).await
+        self.read(StoreCall::Read, move |archive| archive.key(&tenant, key)).await
     }
 
     /// A page of tasks, newest first.
@@ -60,7 +62,7 @@ impl Reads {
     /// # Errors
     /// See [`ReadFault`].
     pub async fn list(&self, query: Query) -> Result<Page, ReadFault> {
-        self.read(move |archive| archive.list(&query)).await
+        self.read(StoreCall::Scan, move |archive| archive.list(&query)).await
     }
 
     /// The log of a finished task.
@@ -69,17 +71,28 @@ impl Reads {
     /// See [`ReadFault`].
     pub async fn log(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Bytes>, ReadFault> {
         let tenant = tenant.clone();
-        self.read(move |archive| archive.log(&tenant, id)).await
+        self.read(StoreCall::Read, move |archive| archive.log(&tenant, id)).await
+    }
+
+    /// How many dead letters there are, by capability.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    pub async fn dead_letters(&self) -> Result<BTreeMap<Capability, u64>, ReadFault> {
+        self.read(StoreCall::Scan, |archive| archive.dead_letters()).await
     }
 
     async fn read<T: Send + 'static>(
         &self,
+        call: StoreCall,
         read: impl FnOnce(&dyn Archive) -> Result<T, ReadFault> + Send + 'static,
     ) -> Result<T, ReadFault> {
         if !self.archive.takes_time() {
             return read(&*self.archive);
         }
+        let began = Instant::now();
         let answer = self.read_elsewhere(read).await;
+        self.metrics.store_call(call, began.elapsed());
         if let Err(fault) = &answer {
             let kind = match fault {
                 ReadFault::Damaged(_) => "corrupt",

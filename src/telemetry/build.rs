@@ -48,12 +48,18 @@ pub(super) fn counter(registry: &Registry, family: &Family) -> IntCounter {
     counters(registry, family).with_label_values(&NO_LABELS)
 }
 
-pub(super) fn gauges(registry: &Registry, family: &Family) -> GaugeVec {
+/// Gauges that are there once they were set, because 0 would mean something else than "none yet".
+pub(super) fn sparse_gauges(registry: &Registry, family: &Family) -> GaugeVec {
     let vec = GaugeVec::new(opts(family), &label_names(family)).expect(WELL_FORMED);
+    register(registry, vec.clone());
+    vec
+}
+
+pub(super) fn gauges(registry: &Registry, family: &Family) -> GaugeVec {
+    let vec = sparse_gauges(registry, family);
     for labels in family.combinations() {
         vec.with_label_values(&labels);
     }
-    register(registry, vec.clone());
     vec
 }
 

@@ -222,6 +222,8 @@ families! {
         TASK_DEAD_LETTERS: Counter, "rollcall_task_dead_letters_total",
             [CAPABILITY, label!("cause" = "poison" "max_attempts")],
             "Tasks set aside: they took workers down (poison) or used up their attempts.";
+        DEAD_LETTERS: Gauge, "rollcall_dead_letter_tasks", [CAPABILITY],
+            "Tasks that are set aside now, and kept.";
         RESULTS_DISCARDED: Counter, "rollcall_task_results_discarded_total",
             [label!("reason" = Discard::ALL, Discard::as_str)], "Results that were fenced off.";
         RECONCILIATIONS: Counter, "rollcall_task_reconciliations_total",
@@ -350,6 +352,9 @@ families! {
             [label!("change" = "added" "updated" "removed")], "Workers that applied generations changed.";
     }
     "Store" => {
+        STORE_OPERATION: Histogram(&FAST), "rollcall_store_operation_seconds",
+            [label!("op" = super::store::StoreCall::ALL, super::store::StoreCall::as_str)],
+            "Calls of the store beside its commits: reads of one record, scans of many, and the housekeeping that deletes.";
         STORE_COMMIT: Histogram(&FAST), "rollcall_store_commit_seconds", [],
             "Commits of the journal, with the sync to disk where there is one.";
         STORE_BATCH: Histogram(ROWS), "rollcall_store_batch_tasks", [], "Records of one commit.";

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
 
-use super::build::{ByWord, counter, counters, gauges, histogram, histograms};
+use super::build::{ByWord, counter, counters, gauges, histogram, histograms, sparse_gauges};
 use super::catalogue as c;
 use super::http::HttpSeries;
 use super::labels::Labels;
@@ -19,17 +19,20 @@ pub enum Loop {
     Dispatch,
     /// The one that compares the configuration file.
     Config,
+    /// The housekeeping of a store that touches a disk; a store in memory has none, and no series.
+    Checkpoint,
 }
 
 impl Loop {
     /// Every loop, in label order.
-    pub const ALL: [Self; 2] = [Self::Dispatch, Self::Config];
+    pub const ALL: [Self; 3] = [Self::Dispatch, Self::Config, Self::Checkpoint];
 
     /// The word used in labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dispatch => "dispatch",
             Self::Config => "config",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }
@@ -97,7 +100,7 @@ impl Metrics {
             worker_changes: by_word(&c::CONFIG_CHANGES),
             collect_seconds: gauges(&registry, &c::COLLECT_SECONDS),
             collect_series: gauges(&registry, &c::COLLECT_SERIES),
-            loop_last_tick: gauges(&registry, &c::LOOP_LAST_TICK),
+            loop_last_tick: sparse_gauges(&registry, &c::LOOP_LAST_TICK),
             loop_lateness: histograms(&registry, &c::LOOP_LATENESS),
             runtime_lag: histogram(&registry, &c::RUNTIME_LAG),
             panics: counter(&registry, &c::PANICS),
@@ -107,7 +110,7 @@ impl Metrics {
             pools: super::pools::PoolSeries::new(&registry),
             registry,
         };
-        for each in Loop::ALL {
+        for each in [Loop::Dispatch, Loop::Config] {
             // A loop has the time from the start to its first pass; 0 would look like 1970.
             metrics.loop_passed(each);
         }

@@ -27,7 +27,7 @@ pub use panics::count_panics;
 pub use probe::run as probe_runtime;
 pub use reference::reference_page;
 pub use render::{ConfigFacts, Scrape};
-pub use store::StoreStep;
+pub use store::{StoreCall, StoreStep};
 pub use traces::{Exporter, Traces};
 
 /// The media type of both pages.

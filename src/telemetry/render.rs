@@ -19,6 +19,8 @@ use crate::fleet::{
 pub struct Scrape<'a> {
     /// The core's tasks.
     pub stats: &'a FleetStats,
+    /// How many dead letters the store keeps, by capability; none where it could not be asked.
+    pub dead_letters: Option<&'a BTreeMap<Capability, u64>>,
     /// The workers, as last published.
     pub workers: &'a [Arc<WorkerView>],
     /// The stage of its life that the server is in: a word of `rollcall_lifecycle`.
@@ -76,6 +78,9 @@ impl Metrics {
         write_submissions(&mut page, &tasks, &names);
         write_tasks(&mut page, &tasks);
         write_queue(&mut page, scrape.stats);
+        if let Some(counts) = scrape.dead_letters {
+            write_dead_letters(&mut page, counts, &tasks);
+        }
         write_pools(&mut page, &names, scrape.workers);
         write_config(&mut page, scrape.config);
         let gathered: HashMap<_, _> =
@@ -271,6 +276,23 @@ fn write_tasks(page: &mut Page, tasks: &BTreeMap<Capability, CapabilityStats>) {
     page.family(&c::UNROUTABLE);
     for (name, numbers) in tasks {
         page.sample(&c::UNROUTABLE, &[name.as_str()], numbers.unroutable);
+    }
+}
+
+/// Dead letters of a capability without series of its own are those of `other`.
+fn write_dead_letters(
+    page: &mut Page,
+    counts: &BTreeMap<Capability, u64>,
+    tasks: &BTreeMap<Capability, CapabilityStats>,
+) {
+    let mut shown: BTreeMap<&str, u64> = tasks.keys().map(|name| (name.as_str(), 0)).collect();
+    for (name, number) in counts {
+        let label = if tasks.contains_key(name) { name.as_str() } else { OTHER };
+        *shown.entry(label).or_default() += number;
+    }
+    page.family(&c::DEAD_LETTERS);
+    for (name, number) in shown {
+        page.sample(&c::DEAD_LETTERS, &[name], number);
     }
 }
 

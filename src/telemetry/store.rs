@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{Gauge, GaugeVec, Histogram, IntCounterVec, Registry};
 
-use super::build::{counters, gauge, gauges, histogram};
+use super::build::{counters, gauge, gauges, histogram, histograms};
 use super::catalogue as c;
 use super::metrics::Metrics;
 
@@ -30,7 +30,34 @@ impl StoreStep {
     }
 }
 
+/// A call of the store beside the commits; a label value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreCall {
+    /// One record, key or log, its wait for a turn included.
+    Read,
+    /// Lists and counts, the same.
+    Scan,
+    /// The housekeeping, which deletes what is due and moves the log into the database.
+    Delete,
+}
+
+impl StoreCall {
+    /// Every call, in label order.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Scan, Self::Delete];
+
+    /// The word used in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Scan => "scan",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 pub(super) struct StoreSeries {
+    /// In `StoreCall::ALL` order.
+    calls: [Histogram; StoreCall::ALL.len()],
     commit: Histogram,
     batch: Histogram,
     writable: Gauge,
@@ -41,7 +68,9 @@ pub(super) struct StoreSeries {
 
 impl StoreSeries {
     pub(super) fn new(registry: &Registry) -> Self {
+        let calls = histograms(registry, &c::STORE_OPERATION);
         let series = Self {
+            calls: StoreCall::ALL.map(|call| calls.with_label_values(&[call.as_str()])),
             commit: histogram(registry, &c::STORE_COMMIT),
             batch: histogram(registry, &c::STORE_BATCH),
             writable: gauge(registry, &c::STORE_WRITABLE),
@@ -61,6 +90,14 @@ impl Metrics {
     pub fn store_commit(&self, took: Duration, rows: usize) {
         self.store.commit.observe(took.as_secs_f64());
         self.store.batch.observe(super::page::float(rows));
+    }
+
+    /// A call of the store took so long, well or not.
+    pub fn store_call(&self, call: StoreCall, took: Duration) {
+        let calls = StoreCall::ALL.iter().zip(&self.store.calls);
+        for (_, histogram) in calls.filter(|(known, _)| **known == call) {
+            histogram.observe(took.as_secs_f64());
+        }
     }
 
     /// The journal takes everything (true), or refuses some or all writes.

@@ -18,7 +18,13 @@ pub(super) fn page(metrics: &Metrics) -> String {
 }
 
 fn page_of(metrics: &Metrics, stats: &FleetStats, workers: &[Arc<WorkerView>]) -> String {
-    metrics.render(&Scrape { stats, workers, lifecycle: "ready", config: &ConfigFacts::default() })
+    metrics.render(&Scrape {
+        stats,
+        dead_letters: Some(&BTreeMap::new()),
+        workers,
+        lifecycle: "ready",
+        config: &ConfigFacts::default(),
+    })
 }
 
 fn spec(name: &str, pool: Option<&str>, capabilities: &[&str]) -> (WorkerName, Arc<WorkerSpec>) {

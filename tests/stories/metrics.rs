@@ -1,7 +1,6 @@
 //! What a scrape shows, asked the way that its readers ask: by promtool, by a real Prometheus with
 //! our own scrape configuration, and by the queries of our own board.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,14 +8,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{Server, eventually};
-use prometheus::Prometheus;
 
+mod alarms;
 mod boards;
 mod bundle;
 mod discovery;
 mod planned;
 mod prometheus;
 mod promql;
+mod proving;
 mod runbooks;
 
 /// Fast heartbeats, so that a story need not wait half a minute for one.
@@ -146,37 +146,4 @@ async fn the_series_of_a_worker_vanish_with_it() {
     assert_eq!(sum(&after, "rollcall_workers", "pool=\"static\""), 1.0);
     assert_eq!(sum(&after, "rollcall_config_worker_changes_total", "change=\"removed\""), 1.0);
     assert_eq!(sum(&after, "rollcall_config_reloads_total", "outcome=\"applied\""), 2.0);
-}
-
-#[tokio::test]
-async fn a_prometheus_with_our_configuration_answers_every_query_of_our_board() {
-    let server = Server::start(FLEET);
-    server.worker_is("echo", "ready").await;
-    let prometheus = Prometheus::scraping(&server);
-    load(&server, 4, Instant::now() + Duration::from_secs(6)).await;
-
-    let targets = prometheus.value(r#"sum by (job, endpoint) (up{job="rollcall"})"#).await;
-    let up: Vec<_> =
-        targets.iter().map(|sample| (&sample["metric"]["endpoint"], &sample["value"][1])).collect();
-    assert_eq!(up.len(), 2, "{targets:?}");
-    assert!(targets.iter().all(|sample| sample["metric"]["job"] == "rollcall" && sample["value"][1] == "1"));
-    let joined = "rollcall_worker_up * on (job, instance, pool) group_left () sum by (job, instance, pool) (rollcall_workers)";
-    assert_eq!(prometheus.value(joined).await.len(), 2, "both endpoints have the same job and instance");
-
-    let mut empty = BTreeMap::new();
-    for (_, board) in boards::boards() {
-        for (title, query) in boards::queries(&board) {
-            let found = prometheus.value(&boards::filled(query)).await;
-            if found.is_empty() {
-                empty.insert(title.to_owned(), query.to_owned());
-            }
-        }
-    }
-    for (title, query) in &empty {
-        eprintln!("EMPTY {title}: {query}");
-    }
-
-    let ended = prometheus.value("sum(rollcall_tasks_completed_total)").await;
-    let ended: f64 = ended[0]["value"][1].as_str().expect("a value").parse().expect("a number");
-    assert!(ended > 0.0, "Prometheus saw tasks end");
 }

@@ -2,6 +2,7 @@
 //! them is left to another thread, so that a scrape never holds up a task.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 
@@ -11,17 +12,29 @@ use crate::api::http::problem;
 use crate::config::StoreKind;
 use crate::telemetry::{CONTENT_TYPE, Scrape};
 
+/// How long the page waits for what the store has to be asked.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// `GET /metrics`
 pub(crate) async fn page(state: &AppState) -> Reply {
     let manager = state.manager();
     let stats = manager.stats().await?;
+    // A store that cannot be read is told of elsewhere; it must not take the page with it.
+    let counted = tokio::time::timeout(PATIENCE, manager.archive().dead_letters()).await;
+    let dead_letters = counted.ok().and_then(Result::ok);
     let snapshot = manager.workers();
     let lifecycle = manager.lifecycle().as_str();
     let (metrics, desired) = (Arc::clone(state.metrics()), state.desired().clone());
     written(move || {
         let relaxed = desired.config().store.kind == Some(StoreKind::Memory);
         let config = desired.status().facts(desired.file_modified(), relaxed);
-        metrics.render(&Scrape { stats: &stats, workers: &snapshot.workers, lifecycle, config: &config })
+        metrics.render(&Scrape {
+            stats: &stats,
+            dead_letters: dead_letters.as_ref(),
+            workers: &snapshot.workers,
+            lifecycle,
+            config: &config,
+        })
     })
     .await
 }

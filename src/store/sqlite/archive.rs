@@ -1,6 +1,7 @@
 //! The reading side: a few connections that only read, each lent to one read at a time. What is read
 //! is compared with what was written before anybody is shown it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use super::connect::{is_damage, reader};
 use super::put::key_row;
 use super::schema::UNSUCCESSFUL;
 use super::{Failed, Shared, bytes_of, id_of, stored};
-use crate::fleet::{KeyRow, TaskId, TaskRecord, TaskState, Tenant};
+use crate::fleet::{Capability, KeyRow, TaskId, TaskRecord, TaskState, Tenant};
 use crate::store::{Archive, Page, Query, ReadFault};
 
 /// A read that takes longer is given up: it may be a filter that fits almost nothing in a million
@@ -141,6 +142,18 @@ impl Archive for SqliteArchive {
             let Some((log, sum)) = row else { return Ok(None) };
             verify(|| format!("the log of task {id}"), sum, &[b"log", &bytes_of(id), &log])?;
             Ok(Some(log.into()))
+        })
+    }
+
+    fn dead_letters(&self) -> Result<BTreeMap<Capability, u64>, ReadFault> {
+        self.read(|db| {
+            let mut counted = db.prepare_cached(
+                "SELECT capability, count(*) FROM tasks WHERE dead_letter = 1 GROUP BY capability",
+            )?;
+            let rows = counted.query_map([], |row| {
+                Ok((Capability::from(row.get::<_, String>(0)?), u64::from(row.get::<_, u32>(1)?)))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
     }
 }

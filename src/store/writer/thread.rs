@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::{Report, Told};
 use crate::store::{Batch, Journal, StoreFault};
-use crate::telemetry::{Metrics, StoreStep};
+use crate::telemetry::{Loop, Metrics, StoreCall, StoreStep};
 
 /// The housekeeping is done at least so often.
 const TEND: Duration = Duration::from_secs(1);
@@ -79,8 +79,11 @@ impl Hand {
                 return Ok(());
             }
             if tended.elapsed() >= TEND {
+                let late = tended.elapsed().saturating_sub(TEND);
                 tended = Instant::now();
                 self.tend()?;
+                self.metrics.store_call(StoreCall::Delete, tended.elapsed());
+                self.metrics.loop_tick(Loop::Checkpoint, late);
                 self.look_at_room()?;
                 if let Some(size) = self.journal.size() {
                     self.metrics.store_size(size.db, size.wal, size.free);

@@ -18,8 +18,6 @@ const fn planned(name: &'static str, labels: &'static [(&'static str, &'static [
 /// Names and labels as the boards and alerts were designed for.
 pub(crate) const PLANNED: &[Planned] = &[
     planned("rollcall_trace_spans_dropped_total", &[("reason", ANY)]),
-    planned("rollcall_dead_letter_tasks", &[("capability", ANY)]),
-    planned("rollcall_store_operation_seconds_bucket", &[("op", ANY), ("le", ANY)]),
     planned("rollcall_autoscaler_desired_workers", &[("pool", ANY)]),
     planned("rollcall_autoscaler_min_workers", &[("pool", ANY)]),
     planned("rollcall_autoscaler_max_workers", &[("pool", ANY)]),

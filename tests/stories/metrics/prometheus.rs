@@ -1,77 +1,155 @@
-//! A real Prometheus, with our own scrape configuration and short intervals.
+//! A real Prometheus and a real Alertmanager with our own configuration, at short intervals and at
+//! ports of their own.
 
-use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 
 use rollcall::client::{Client, encoded};
 use serde_json::Value;
+use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Server};
+use super::bundle::root;
+use crate::support::eventually;
+use crate::support::process::free_port;
 
-/// A Prometheus of its own: its folder and process end with it.
-pub(crate) struct Prometheus {
-    process: Child,
+/// A program of somebody else: it ends, and its folder goes, when this is dropped.
+struct Process {
+    child: Child,
     client: Client,
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
 }
 
+impl Process {
+    /// Starts one that listens there, and waits until it says that it is ready.
+    async fn start(program: &str, words: &[String], address: SocketAddr, folder: TempDir) -> Self {
+        let child = Command::new(program)
+            .args(words)
+            .arg(format!("--web.listen-address={address}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{program}: {error}; `make setup` installs it from Debian's packages")
+            });
+        let client = Client::new(&format!("http://{address}")).expect("an address");
+        let started = Self { child, client, _folder: folder };
+        eventually(&format!("a ready {program}"), async || {
+            let asked = rollcall::client::Request::new(hyper::Method::GET, "/-/ready");
+            match started.client.send(asked).await {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        started
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        self.client.get(path).await.unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has nothing to keep; an error means that it has ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// See the module.
+pub(crate) struct Prometheus(Process);
+
 impl Prometheus {
-    /// Starts one with our configuration, its targets replaced and its intervals shortened.
-    pub(crate) fn scraping(server: &Server) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring");
-        let ours = std::fs::read_to_string(root.join("prometheus.yml")).expect("our scrape configuration");
+    /// One that scrapes the server at this URL twice a second, judges by these rules, and tells this
+    /// Alertmanager.
+    pub(crate) async fn watching(server: &str, rules: &Path, alertmanager: SocketAddr) -> Self {
+        let address = free_port();
+        let ours = std::fs::read_to_string(root().join("monitoring/prometheus.yml")).expect("it is there");
         let config = ours
-            .replace("127.0.0.1:7600", server.client().base().trim_start_matches("http://"))
-            .replace("_interval: 15s", "_interval: 500ms")
-            .replace("_interval: 60s", "_interval: 500ms")
-            .replace("_interval: 30s", "_interval: 500ms")
-            .replace("_timeout: 20s", "_timeout: 500ms")
-            .replace("rules/*.yaml", &root.join("rules/*.yaml").display().to_string());
-        assert!(!config.contains("7600") && config.matches("500ms").count() == 6, "{config}");
+            .replace("127.0.0.1:7600", server.trim_start_matches("http://"))
+            .replace("127.0.0.1:9090", &address.to_string())
+            .replace("127.0.0.1:9093", &alertmanager.to_string())
+            .replace("scrape_interval: 15s", "scrape_interval: 500ms\n  scrape_timeout: 500ms")
+            .replace("scrape_interval: 60s", "scrape_interval: 500ms")
+            .replace("evaluation_interval: 30s", "evaluation_interval: 1s")
+            .replace("refresh_interval: 30s", "refresh_interval: 500ms")
+            .replace("scrape_timeout: 20s", "scrape_timeout: 500ms")
+            .replace("rules/*.yaml", &rules.display().to_string());
+        let old = ["7600", "9090", "9093", "60s", "30s"];
+        let used = config.lines().filter(|line| !line.trim_start().starts_with('#'));
+        assert!(
+            used.clone().all(|line| old.iter().all(|old| !line.contains(old) || line.contains("127.0.0.1:"))),
+            "{config}"
+        );
         let folder = tempfile::tempdir().expect("a folder can be made");
         let file = folder.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("a file can be written");
-        let mut process = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg("--web.listen-address=127.0.0.1:0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("prometheus is missing; `make setup` installs it (Debian's package `prometheus`)");
-        // It says where it listens; what it says later must be read too, or it would stop there.
-        let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let address = line.split("msg=\"Listening on\" address=").nth(1);
-                if let Some(address) = address.and_then(|rest| rest.split_whitespace().next()) {
-                    // The story may be over.
-                    drop(tell.send(address.to_owned()));
-                }
-            }
-        });
-        let address = told.recv_timeout(PATIENCE).expect("prometheus says where it listens");
-        let client = Client::new(&format!("http://{address}")).expect("an address");
-        Self { process, client, _folder: folder }
+        let words = [
+            format!("--config.file={}", file.display()),
+            format!("--storage.tsdb.path={}", folder.path().join("data").display()),
+            // What was told before it knew the Alertmanager is told again soon.
+            "--rules.alert.resend-delay=1s".to_owned(),
+        ];
+        Self(Process::start("prometheus", &words, address, folder).await)
     }
 
     /// What an instant query finds.
     pub(crate) async fn value(&self, query: &str) -> Vec<Value> {
-        let path = format!("/api/v1/query?query={}", encoded(query));
-        let answer: Value = self.client.get(&path).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        self.result(&format!("/api/v1/query?query={}", encoded(query)), query).await
+    }
+
+    /// What a query found over the last seconds, at every fifth of one.
+    pub(crate) async fn history(&self, query: &str, seconds: u64) -> Vec<Value> {
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        let path = format!(
+            "/api/v1/query_range?query={}&start={}&end={now}&step=0.2",
+            encoded(query),
+            now - seconds
+        );
+        self.result(&path, query).await
+    }
+
+    async fn result(&self, path: &str, query: &str) -> Vec<Value> {
+        let answer = self.0.get(path).await;
         assert_eq!(answer["status"], "success", "{query}: {answer}");
         answer["data"]["result"].as_array().cloned().unwrap_or_default()
     }
+
+    /// Every rule, as it judged last.
+    pub(crate) async fn rules(&self) -> Vec<Value> {
+        let answer = self.0.get("/api/v1/rules").await;
+        let groups = answer["data"]["groups"].as_array().expect("groups").clone();
+        groups.iter().flat_map(|group| group["rules"].as_array().expect("rules").clone()).collect()
+    }
 }
 
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // It has nothing to keep; an error means that it has ended by itself.
-        drop(self.process.kill());
-        drop(self.process.wait());
+/// See the module.
+pub(crate) struct Alertmanager {
+    process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl Alertmanager {
+    /// One with our configuration, which sends nothing anywhere.
+    pub(crate) async fn start() -> Self {
+        let (address, folder) = (free_port(), tempfile::tempdir().expect("a folder can be made"));
+        let words = [
+            format!("--config.file={}", root().join("monitoring/alertmanager.yml").display()),
+            format!("--storage.path={}", folder.path().display()),
+            "--cluster.listen-address=".to_owned(),
+        ];
+        // Debian's name for it, so that it is not taken for another program.
+        Self { process: Process::start("prometheus-alertmanager", &words, address, folder).await, address }
+    }
+
+    /// The alerts of that name which it holds, suppressed ones too.
+    pub(crate) async fn alerts(&self, name: &str) -> Vec<Value> {
+        let all = self.process.get("/api/v2/alerts").await;
+        let all = all.as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|alert| alert["labels"]["alertname"] == name).collect()
     }
 }

@@ -27,6 +27,7 @@ mod ledger;
 mod lifeline;
 mod link;
 mod options;
+mod process;
 mod run;
 mod serve;
 mod shorten;

@@ -11,7 +11,8 @@ use crate::Token;
 pub struct ServeOptions {
     /// What the server must show. Needed off loopback; a launched worker has one in `ROLLCALL_TOKEN`.
     pub token: Option<Token>,
-    /// The page at `/metrics`, in the Prometheus text format; absent: no such page.
+    /// The worker's own part of the page at `/metrics`, in the Prometheus text format; what the
+    /// operating system says of the process is added. Absent: no such page.
     pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::hub::{Hub, until_shutdown};
-use crate::{ServeOptions, link, socket};
+use crate::{ServeOptions, link, process, socket};
 
 /// Connections at once, the server's among them; more wait in the kernel.
 const MAX_CONNECTIONS: usize = 64;
@@ -168,7 +168,9 @@ impl Server {
                 let body = format!("{{\"status\":\"ok\",\"connected\":{connected},\"running\":{running}}}\n");
                 typed("application/json", body)
             }
-            (&Method::GET, "/metrics", Some(metrics)) => typed("text/plain; version=0.0.4", metrics()),
+            (&Method::GET, "/metrics", Some(metrics)) => {
+                typed("text/plain; version=0.0.4", metrics() + &process::page())
+            }
             (_, "/healthz" | "/metrics", _) => {
                 page(StatusCode::METHOD_NOT_ALLOWED, "only GET, and only what is served\n")
             }
