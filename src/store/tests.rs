@@ -101,6 +101,24 @@ fn a_large_input_comes_back_as_it_went() {
 }
 
 #[test]
+fn dead_letters_are_counted_by_capability_until_they_are_retried_or_forgotten() {
+    each_kind(Retention { max_tasks: 3, ..Retention::default() }, |mut opened| {
+        let dead = |id| TaskRecord { dead_letter: true, state: TaskState::Lost, ..ended(&task(id)) };
+        opened.journal.commit(&batch([&dead(1), &dead(2), &ended(&task(3))])).expect("written");
+        let count = |opened: &Opened| opened.archive.dead_letters().expect("it can be read").remove("echo");
+        assert_eq!(count(&opened), Some(2));
+        let retried = TaskRecord { version: 9, dead_letter: false, ..dead(1) };
+        opened.journal.commit(&batch([&retried])).expect("written");
+        assert_eq!(count(&opened), Some(1));
+        let newer: Vec<_> = (4..=6).map(|id| ended(&task(id))).collect();
+        opened.journal.commit(&batch(&newer)).expect("written");
+        while count(&opened).is_some() {
+            opened.journal.tend().expect("the housekeeping goes well");
+        }
+    });
+}
+
+#[test]
 fn lists_are_newest_first_filtered_and_paged() {
     each_kind(Retention::default(), |mut opened| {
         let mut tasks: Vec<_> = (1..=6).map(task).collect();

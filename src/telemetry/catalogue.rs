@@ -206,7 +206,7 @@ families! {
         TASK_SUBMISSIONS: Counter, "rollcall_task_submissions_total",
             [CAPABILITY, label!("source" = Source::ALL, Source::as_str),
              label!("outcome" = "accepted" "deduplicated" "conflict" "invalid" "queue_full" "draining" "unavailable")],
-            "Submissions by outcome, counted when answered.";
+            "Submissions by outcome, counted when answered; other sources than rest are there once used.";
         TASKS_COMPLETED: Counter, "rollcall_tasks_completed_total",
             [CAPABILITY, Label { name: "outcome", values: Values::Words(final_states) },
              label!("fault" = Fault::ALL, Fault::as_str)],

@@ -227,9 +227,20 @@ fn write_identity(page: &mut Page, lifecycle: &str) {
 
 fn write_submissions(page: &mut Page, tasks: &BTreeMap<Capability, CapabilityStats>, names: &Names) {
     page.family(&c::TASK_SUBMISSIONS);
+    // A way in that nobody has ever used would be a tenth of the page, all of it zeros.
+    let used = |at: usize| {
+        let accepted = tasks.values().any(|numbers| numbers.accepted.get(at).is_some_and(|n| *n > 0));
+        let counted = || names.capabilities.values().filter_map(|series| series.submissions.get(at));
+        accepted || counted().any(|all| all.iter().any(|(_, counter)| counter.get() > 0))
+    };
+    let shown: Vec<_> = Source::ALL
+        .into_iter()
+        .enumerate()
+        .filter(|(at, source)| *source == Source::Rest || used(*at))
+        .collect();
     for (name, numbers) in tasks {
         let counted = names.capabilities.get(name);
-        for (at, source) in Source::ALL.into_iter().enumerate() {
+        for (at, source) in shown.iter().copied() {
             let accepted = numbers.accepted.get(at).copied().unwrap_or_default();
             page.sample(&c::TASK_SUBMISSIONS, &[name.as_str(), source.as_str(), "accepted"], accepted);
             for (outcome, counter) in

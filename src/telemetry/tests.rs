@@ -12,6 +12,8 @@ use super::*;
 use crate::fleet::*;
 use crate::interface::LinkMeter;
 
+mod soak;
+
 /// `/metrics` of a server without tasks and workers.
 pub(super) fn page(metrics: &Metrics) -> String {
     page_of(metrics, &FleetStats::default(), &[])
