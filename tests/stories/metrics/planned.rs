@@ -18,25 +18,6 @@ const fn planned(name: &'static str, labels: &'static [(&'static str, &'static [
 /// Names and labels as the boards and alerts were designed for.
 pub(crate) const PLANNED: &[Planned] = &[
     planned("rollcall_trace_spans_dropped_total", &[("reason", ANY)]),
-    planned("rollcall_autoscaler_desired_workers", &[("pool", ANY)]),
-    planned("rollcall_autoscaler_min_workers", &[("pool", ANY)]),
-    planned("rollcall_autoscaler_max_workers", &[("pool", ANY)]),
-    planned("rollcall_autoscaler_enabled", &[("pool", ANY)]),
-    planned("rollcall_autoscaler_limited", &[("pool", ANY), ("limit", &["min", "max", "cooldown", "rate"])]),
-    planned(
-        "rollcall_autoscaler_decisions_total",
-        &[
-            ("pool", ANY),
-            ("direction", &["up", "down", "hold"]),
-            ("reason", &["backlog", "utilisation", "schedule", "manual", "cooldown", "provider_error"]),
-        ],
-    ),
-    planned(
-        "rollcall_autoscaler_hook_calls_total",
-        &[("pool", ANY), ("outcome", &["ok", "error", "timeout"])],
-    ),
-    planned("rollcall_autoscaler_hook_seconds_bucket", &[("pool", ANY), ("le", ANY)]),
-    planned("rollcall_autoscaler_time_to_capacity_seconds_bucket", &[("pool", ANY), ("le", ANY)]),
     planned("rollcall_nats_connected", &[]),
     planned("rollcall_nats_reconnects_total", &[]),
     planned("rollcall_nats_ack_pending", &[]),
