@@ -17,7 +17,6 @@ const fn planned(name: &'static str, labels: &'static [(&'static str, &'static [
 
 /// Names and labels as the boards and alerts were designed for.
 pub(crate) const PLANNED: &[Planned] = &[
-    planned("rollcall_trace_spans_dropped_total", &[("reason", ANY)]),
     planned("rollcall_nats_connected", &[]),
     planned("rollcall_nats_reconnects_total", &[]),
     planned("rollcall_nats_ack_pending", &[]),
