@@ -117,7 +117,8 @@ fn why(decision: &Decision, scaling: &Scaling) -> String {
             Direction::Down,
             Reason::Backlog | Reason::Utilisation | Reason::Cooldown | Reason::ProviderError,
         ) => {
-            format!("from {from} to {to}: no more was wanted for {}{cut}", spelled(scaling.downscale_delay))
+            let delay = if *to == 0 { scaling.downscale_to_zero_delay } else { scaling.downscale_delay };
+            format!("from {from} to {to}: no more was wanted for {}{cut}", spelled(delay))
         }
     }
 }

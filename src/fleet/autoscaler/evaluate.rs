@@ -81,6 +81,8 @@ impl Fleet {
             };
             let decision = pool.rule.decide(self.now, &pool.spec.scaling, inputs, pool.desired, hold);
             active |= inputs.demand_millislots() > 0 || decision.wait.is_some();
+            // After a change the next step may be due soon.
+            active |= decision.to != decision.from;
             self.take(pool, decision, asked.sample);
         }
         self.reconcile_pool(pool);
