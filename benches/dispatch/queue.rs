@@ -117,6 +117,7 @@ impl Stage {
                 error: None,
                 usage: None,
                 artifacts: Vec::new(),
+                session_open: None,
             };
             self.tell(Event::Report(conn, rollcall::fleet::Report::Result(Box::new(result))));
         }

@@ -133,6 +133,7 @@ async fn answer(
                 output: Some(execute.input),
                 error: None,
                 usage: None,
+                session_open: None,
             };
             socket.feed(text(&result.into())).await?;
         }

@@ -233,6 +233,8 @@ fn refused(f: &mut fmt::Formatter<'_>, refusal: &Refusal) -> fmt::Result {
         Refusal::NoSuchWorker => f.write_str("there is no such worker"),
         Refusal::NoSuchPool => f.write_str("there is no such pool"),
         Refusal::SizeOutOfBounds { min, max } => write!(f, "the pool may have {min} to {max} instances"),
+        Refusal::NoSuchSession => f.write_str("there is no such session"),
+        Refusal::SessionLost { session, why } => write!(f, "session {session} is lost: {why}"),
     }
 }
 

@@ -165,6 +165,8 @@ async fn handled(
         E::ScalePool => fleet::pools::scale(state, config, &parameter, request).await,
         E::PausePool => fleet::pools::say(state, &parameter, PoolWord::Pause, &request).await,
         E::ResumePool => fleet::pools::say(state, &parameter, PoolWord::Resume, &request).await,
+        E::ListSessions => fleet::sessions::list(state).await,
+        E::EndSession => fleet::sessions::end(state, &parameter).await,
         E::GetTopology => Ok(fleet::topology::get(state, config)),
         E::PlanTopology => fleet::topology::plan(state, request).await,
         E::FleetEvents => fleet::events::follow(state, pulse, &request),

@@ -43,6 +43,7 @@ fn document() -> Value {
             "Worker": worker(),
             "Pool": pool(),
             "Decision": decision(),
+            "Session": session(),
             "Problem": problem(&codes),
         } },
     })
@@ -137,6 +138,7 @@ fn success(endpoint: E, code: u16) -> Value {
         E::ListPools => json_of(list("Pool")),
         E::PoolDecisions => json_of(list("Decision")),
         E::GetPool | E::ScalePool | E::PausePool | E::ResumePool => json_of(reference("Pool")),
+        E::ListSessions => json_of(list("Session")),
         E::AddWorker
         | E::GetWorker
         | E::CordonWorker
@@ -156,6 +158,7 @@ fn success(endpoint: E, code: u16) -> Value {
         | E::OpenApi
         | E::GiveArtifact
         | E::RemoveWorker
+        | E::EndSession
         | E::ProbeWorker
         | E::PoolDemand
         | E::SimulatePools
@@ -210,7 +213,26 @@ fn new_task() -> Value {
             "deadline": { "type": "string", "description": "a duration from acceptance, or an RFC 3339 time" },
             "max_attempts": { "type": "integer", "minimum": 1, "maximum": 100 },
             "fairness_key": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "session": { "type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,128}$" },
+            "session_ttl": duration,
             "retry": { "enum": ["safe", "always"], "default": "safe" },
+        },
+    })
+}
+
+fn session() -> Value {
+    let time = json!({ "type": ["string", "null"], "format": "date-time" });
+    json!({
+        "type": "object",
+        "required": ["name", "state", "worker", "lost", "tasks"],
+        "properties": {
+            "name": { "type": "string" },
+            "state": { "enum": ["open", "lost"] },
+            "worker": { "type": ["string", "null"] },
+            "lost": { "type": ["string", "null"], "description": "what became of it" },
+            "tasks": { "type": "integer", "description": "that run in it or wait for it" },
+            "ttl_seconds": { "type": "number" },
+            "began_at": time, "used_at": time, "expires_at": time,
         },
     })
 }

@@ -46,7 +46,9 @@ impl Fleet {
             | Phase::Cancelling(_)
             | Phase::Between => Duration::ZERO,
         };
-        let idempotent = subject.offer(&task.spec.capability).is_some_and(|offer| offer.idempotent);
+        // What a session has seen cannot be unseen: there nothing is done twice without harm.
+        let idempotent = task.spec.session.is_none()
+            && subject.offer(&task.spec.capability).is_some_and(|offer| offer.idempotent);
         subject.holds.insert(ix);
         let number = u32::try_from(task.attempts.len() + 1).unwrap_or(u32::MAX);
         task.attempts.push(AttemptRecord {
@@ -81,7 +83,8 @@ impl Fleet {
         self.set_phase(ix, Phase::Assigned(live));
         self.effect(Effect::Gate(id, epoch, Door::Open(conn)));
         let capability = spec.capability.clone();
-        let assignment = Assignment { task: id, epoch, number, spec, limit: limit.span };
+        let session = self.session_at(ix, worker, false);
+        let assignment = Assignment { task: id, epoch, number, spec, limit: limit.span, session };
         self.effect(Effect::Order(conn, Order::Execute(Box::new(assignment))));
         self.publish(ix, TaskState::Assigned, None);
         self.note(Note::Assigned { capability, wait });
@@ -248,7 +251,7 @@ impl Fleet {
 
     /// Records a result: the task is final, or tried again.
     fn conclude(&mut self, ix: TaskIx, worker: WorkerIx, report: ResultReport) -> Seq {
-        let ResultReport { epoch, status, output, error, usage, artifacts, .. } = report;
+        let ResultReport { epoch, status, output, error, usage, artifacts, session_open, .. } = report;
         let cancelling = matches!(self.tasks[ix].phase, Phase::Cancelling(_));
         let overdue = self.tasks[ix].phase.live().is_some_and(|live| live.overdue);
         let idempotent = self.tasks[ix].phase.live().is_some_and(|live| live.idempotent);
@@ -258,6 +261,7 @@ impl Fleet {
             if status == AttemptOutcome::Cancelled && overdue { AttemptOutcome::TimedOut } else { status };
         let code = error.as_ref().map(|error| error.code.clone());
         self.adopt_result(ix);
+        self.session_told(ix, session_open);
         self.close_attempt(ix, status, code.as_deref());
         let task = &mut self.tasks[ix];
         task.started_at.get_or_insert(self.now.wall);

@@ -5,12 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::ids::Capability;
+use super::ids::{Capability, Instance};
 use super::queue::TaskQueue;
 use super::slab::{DemandIx, Slab, WorkerIx};
 
 /// Labels by name.
 pub(super) type Labels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// One process of one worker.
+pub(super) type Process = (WorkerIx, Instance);
 
 /// Different demands with tasks at once.
 pub(super) const MAX_DEMANDS: usize = 1_000;
@@ -23,6 +26,8 @@ const COMPARE_ALL: usize = 8;
 pub(super) struct Demand {
     pub(super) capability: Capability,
     pub(super) labels: Labels,
+    /// Nobody else will do: it has the session that the tasks are in.
+    pub(super) only: Option<Process>,
     /// Workers that have what it takes, whatever their state.
     pub(super) eligible: BTreeSet<WorkerIx>,
     /// Those of them that can take a task now; sorted.
@@ -36,6 +41,8 @@ pub(super) struct Demand {
 pub(super) struct LoadBalancer {
     pub(super) demands: Slab<DemandIx, Demand>,
     by_capability: BTreeMap<Capability, Vec<DemandIx>>,
+    /// Those that one process alone can meet.
+    by_process: BTreeMap<(Process, Capability), Vec<DemandIx>>,
     /// Demands with tasks in their queues.
     pub(super) waiting: BTreeSet<DemandIx>,
     /// Where the comparison begins, so that equals take turns.
@@ -48,22 +55,43 @@ impl LoadBalancer {
         candidates.iter().copied().find(|ix| self.demands[*ix].labels == *labels)
     }
 
+    /// The same for one process alone.
+    pub(super) fn find_for(
+        &self,
+        only: &Process,
+        capability: &Capability,
+        labels: &Labels,
+    ) -> Option<DemandIx> {
+        let candidates = self.by_process.get(&(only.clone(), capability.clone()))?;
+        candidates.iter().copied().find(|ix| self.demands[*ix].labels == *labels)
+    }
+
     /// Whether there is room for one more demand.
     pub(super) fn has_room(&self) -> bool {
         self.demands.len() < MAX_DEMANDS
     }
 
     /// Adds a demand that `find` did not find.
-    pub(super) fn add(&mut self, capability: &Capability, labels: &Labels) -> DemandIx {
+    pub(super) fn add(
+        &mut self,
+        capability: &Capability,
+        labels: &Labels,
+        only: Option<&Process>,
+    ) -> DemandIx {
         let ix = self.demands.insert(Demand {
             capability: capability.clone(),
             labels: labels.clone(),
+            only: only.cloned(),
             eligible: BTreeSet::new(),
             free: Vec::new(),
             queue: TaskQueue::default(),
             tasks: 0,
         });
-        self.by_capability.entry(capability.clone()).or_default().push(ix);
+        let list = match only {
+            None => self.by_capability.entry(capability.clone()).or_default(),
+            Some(only) => self.by_process.entry((only.clone(), capability.clone())).or_default(),
+        };
+        list.push(ix);
         ix
     }
 
@@ -75,11 +103,17 @@ impl LoadBalancer {
     /// Forgets a demand; the workers in the answer must forget it too.
     pub(super) fn forget(&mut self, ix: DemandIx) -> BTreeSet<WorkerIx> {
         let Some(demand) = self.demands.remove(ix) else { return BTreeSet::new() };
-        if let Some(list) = self.by_capability.get_mut(&demand.capability) {
-            list.retain(|other| *other != ix);
-            if list.is_empty() {
-                self.by_capability.remove(&demand.capability);
+        fn unlist<K: Ord>(map: &mut BTreeMap<K, Vec<DemandIx>>, key: &K, ix: DemandIx) {
+            if let Some(list) = map.get_mut(key) {
+                list.retain(|other| *other != ix);
+                if list.is_empty() {
+                    map.remove(key);
+                }
             }
+        }
+        match demand.only {
+            None => unlist(&mut self.by_capability, &demand.capability, ix),
+            Some(only) => unlist(&mut self.by_process, &(only, demand.capability), ix),
         }
         demand.eligible
     }
@@ -151,7 +185,7 @@ mod tests {
 
     fn balancer(workers: u32) -> (LoadBalancer, DemandIx) {
         let mut balancer = LoadBalancer::default();
-        let demand = balancer.add(&"a.b".into(), &Labels::new());
+        let demand = balancer.add(&"a.b".into(), &Labels::new(), None);
         for worker in 0..workers {
             balancer.set_free(demand, WorkerIx(worker), true);
         }
@@ -181,7 +215,7 @@ mod tests {
     fn demands_without_tasks_make_room_for_others() {
         let mut balancer = LoadBalancer::default();
         for number in 0..MAX_DEMANDS {
-            let ix = balancer.add(&format!("c.{number}").into(), &Labels::new());
+            let ix = balancer.add(&format!("c.{number}").into(), &Labels::new(), None);
             balancer.demands[ix].tasks = 1;
         }
         assert!(!balancer.has_room());

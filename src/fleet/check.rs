@@ -36,6 +36,9 @@ impl Fleet {
         self.check_tasks()?;
         self.check_workers()?;
         self.check_queues()?;
+        if let Some(wrong) = self.sessions_are_wrong() {
+            return Err(Violation(wrong));
+        }
         self.check_counts()
     }
 
@@ -61,7 +64,7 @@ impl Fleet {
                     );
                     match waiting.starved {
                         None => {
-                            let ends = !waiting.delayed || waiting.timer.is_some();
+                            let ends = !waiting.delayed || waiting.timer.is_some() || waiting.turn;
                             ensure!(ends, "task {id} is delayed for ever");
                         }
                         Some(place) => {
@@ -113,7 +116,7 @@ impl Fleet {
             }
             ensure!(worker.listed == (worker.can_take() && !self.quiescing), "{name} is listed wrongly");
             for (demand, entry) in self.balancer.demands.iter() {
-                let suits = worker.suits(&entry.capability, &entry.labels);
+                let suits = worker.meets(ix, entry);
                 ensure!(
                     suits == entry.eligible.contains(&ix),
                     "{name} is indexed wrongly for {}",
@@ -178,9 +181,9 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most six; the budgets and the pools
-        // have one each.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + 2;
+        // Each live task has at most three timers, each worker at most six, each session one; the
+        // budgets and the pools have one each.
+        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + self.sessions.len() + 2;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::balancer::Demand;
 use super::ids::{TaskId, WorkerName};
 use super::lifecycle::Phase;
 use super::registry::Worker;
-use super::slab::{DemandIx, TaskIx};
+use super::slab::{DemandIx, TaskIx, WorkerIx};
 use super::time::Wall;
 use super::view::{Explanation, Wait, WorkerGroup, WorkerState};
 
@@ -94,6 +94,10 @@ impl Fleet {
                     task.spec.capability
                 ),
             ),
+            Phase::Waiting(waiting) if waiting.turn => sentence(
+                Wait::Session,
+                "another task of its session goes first: they run one after another".to_owned(),
+            ),
             Phase::Waiting(waiting) if waiting.delayed => sentence(
                 Wait::Backoff,
                 format!(
@@ -115,7 +119,12 @@ impl Fleet {
         let entry = &self.balancer.demands[demand];
         let mut groups: BTreeMap<Reason, Group<'_>> = BTreeMap::new();
         let everybody = everybody || entry.eligible.is_empty();
-        let named = self.registry.by_name.values().filter(|ix| everybody || entry.eligible.contains(ix));
+        // Of a session's tasks only its own worker is of interest.
+        let of_interest = |ix: &&WorkerIx| match &entry.only {
+            Some((only, _)) => *only == **ix,
+            None => everybody || entry.eligible.contains(ix),
+        };
+        let named = self.registry.by_name.values().filter(of_interest);
         for ix in named {
             let worker = &self.registry.workers[*ix];
             groups
@@ -284,9 +293,12 @@ fn summary(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> 
         }
         Wait::NotReady => format!("no worker that offers {} is ready ({nearest})", wanted(entry)),
         Wait::Impossible => format!("no worker offers {}", wanted(entry)),
-        Wait::Free | Wait::Recording | Wait::Recovering | Wait::Backoff | Wait::RetryBudget => {
-            "its turn comes now".to_owned()
-        }
+        Wait::Free
+        | Wait::Recording
+        | Wait::Recovering
+        | Wait::Backoff
+        | Wait::RetryBudget
+        | Wait::Session => "its turn comes now".to_owned(),
     }
 }
 
@@ -332,7 +344,8 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
         | Wait::Recording
         | Wait::Recovering
         | Wait::Backoff
-        | Wait::RetryBudget => None,
+        | Wait::RetryBudget
+        | Wait::Session => None,
     }
 }
 

@@ -34,8 +34,9 @@ impl Fleet {
                     | Refusal::NoSuchTask
                     | Refusal::NoSuchWorker
                     | Refusal::NoSuchPool
-                    | Refusal::SizeOutOfBounds { .. } => "invalid",
-                    Refusal::KeyConflict => "conflict",
+                    | Refusal::SizeOutOfBounds { .. }
+                    | Refusal::NoSuchSession => "invalid",
+                    Refusal::KeyConflict | Refusal::SessionLost { .. } => "conflict",
                     Refusal::Draining => "draining",
                     Refusal::StoreUnavailable => "unavailable",
                 };
@@ -65,6 +66,7 @@ impl Fleet {
             self.replay(task, submission.request);
             return Ok("deduplicated");
         }
+        self.check_session(&submission.tenant, &submission.spec)?;
         let spec = Arc::clone(&submission.spec);
         let bytes = spec.input.as_str().len() as u64;
         let depth = self.tasks.len() as u64;
@@ -108,6 +110,7 @@ impl Fleet {
             spec,
             retry_of: retry_of.as_ref().map(|old| old.id),
             demand,
+            session: None,
             counted,
             phase: Phase::Between,
             version: 0,
@@ -132,6 +135,7 @@ impl Fleet {
         });
         self.by_id.insert(id, ix);
         self.arm_deadline(ix);
+        self.join_session(ix);
         match keep {
             Keep::Passing => {
                 self.count_accepted(ix);

@@ -11,7 +11,7 @@ use super::limits::Limit;
 use super::planted::{Planted, planted};
 use super::queue::Ticket;
 use super::show::{Bucket, CountIx};
-use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::slab::{DemandIx, SessionIx, TaskIx, WorkerIx};
 use super::task::*;
 use super::time::{Mono, Wall};
 use super::timers::{Timer, TimerKey};
@@ -31,6 +31,8 @@ pub(super) struct Task {
     pub(super) spec: Arc<TaskSpec>,
     pub(super) retry_of: Option<TaskId>,
     pub(super) demand: DemandIx,
+    /// The session that it is in.
+    pub(super) session: Option<SessionIx>,
     /// Where it is counted.
     pub(super) counted: CountIx,
     pub(super) phase: Phase,
@@ -99,10 +101,19 @@ pub(super) struct Waiting {
     /// Since when it is (or from when it will be) eligible.
     pub(super) since: Mono,
     pub(super) delayed: bool,
+    /// Another task of its session goes first.
+    pub(super) turn: bool,
     /// Its place among those who wait for the retry budget.
     pub(super) starved: Option<u64>,
     pub(super) ticket: Option<Ticket>,
     pub(super) timer: Option<TimerKey>,
+}
+
+impl Waiting {
+    /// A wait that begins now.
+    pub(super) fn since(since: Mono) -> Self {
+        Self { since, delayed: false, turn: false, starved: None, ticket: None, timer: None }
+    }
 }
 
 #[derive(Debug)]
@@ -177,9 +188,10 @@ impl Task {
 impl Fleet {
     /// The task may start from now on: finds it a worker or queues it.
     pub(super) fn become_eligible(&mut self, ix: TaskIx) {
-        let waiting =
-            Waiting { since: self.now.mono, delayed: false, starved: None, ticket: None, timer: None };
-        self.set_phase(ix, Phase::Waiting(waiting));
+        if !self.takes_turn(ix) {
+            return;
+        }
+        self.set_phase(ix, Phase::Waiting(Waiting::since(self.now.mono)));
         self.place(ix);
         let Phase::Waiting(_) = self.tasks[ix].phase else { return };
         if let Some(timeout) = self.queue_timeout_of(ix) {
@@ -202,7 +214,7 @@ impl Fleet {
         } else {
             let since = self.now.mono + delay;
             let timer = Some(self.timers.set(since, Timer::NotBefore(ix)));
-            let waiting = Waiting { since, delayed: true, starved: None, ticket: None, timer };
+            let waiting = Waiting { delayed: true, timer, ..Waiting::since(since) };
             self.set_phase(ix, Phase::Waiting(waiting));
             self.publish(ix, TaskState::Queued, Some(reason));
         }
@@ -243,7 +255,7 @@ impl Fleet {
             if !free && !self.budgets.spend(&capability, now) {
                 let (place, due) = self.budgets.starve(&capability, ix, now);
                 let starved = Some(place);
-                let waiting = Waiting { since: now, delayed: true, starved, ticket: None, timer: None };
+                let waiting = Waiting { delayed: true, starved, ..Waiting::since(now) };
                 self.set_phase(ix, Phase::Waiting(waiting));
                 self.publish(ix, TaskState::Queued, Some("retry_budget"));
                 self.note(Note::RetryHeld { capability });
@@ -447,6 +459,7 @@ impl Fleet {
         self.timers.clear(&mut task.deadline);
         self.balancer.demands[task.demand].tasks -= 1;
         self.bytes -= task.spec.input.as_str().len() as u64;
+        self.leave_session(ix, task.session.take());
         Some(task)
     }
 

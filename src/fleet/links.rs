@@ -19,7 +19,7 @@ use super::{Fleet, Note};
 const DIALS_PER_SECOND: u32 = 500;
 
 /// The features that this core makes use of.
-const FEATURES: [&str; 4] = ["cancel", "resume", "output", "artifacts"];
+const FEATURES: [&str; 5] = ["cancel", "resume", "output", "artifacts", "sessions"];
 
 impl Fleet {
     /// A worker has registered on a new connection.
@@ -59,7 +59,9 @@ impl Fleet {
             subject.registered.as_ref().is_some_and(|known| known.instance == registration.instance);
         if !same_process {
             subject.stuck.clear();
+            self.lose_sessions(worker, "its worker was started anew");
         }
+        let subject = &mut self.registry.workers[worker];
         subject.ever_connected = true;
         subject.reconnects += u64::from(again);
         subject.last_alive = now.mono;
@@ -309,7 +311,7 @@ impl Fleet {
             let silent = subject.last_seen.map_or(Duration::ZERO, |seen| self.now.wall.since(seen));
             lease_end = now + up.settings.lease.saturating_sub(silent);
         }
-        if !subject.holds.is_empty() {
+        if !subject.holds.is_empty() || self.sessions.any_on(worker) {
             self.timers.clear(&mut subject.timers.lease);
             subject.timers.lease =
                 Some(self.timers.set(lease_end, Timer::Worker(worker, WorkerTimer::Lease)));

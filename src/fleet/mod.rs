@@ -31,6 +31,7 @@ mod reconcile;
 mod recovery;
 mod registry;
 pub mod replay;
+mod sessions;
 mod show;
 mod slab;
 mod steer;
@@ -80,6 +81,8 @@ use lifecycle::Task;
 use planted::Planted;
 use planted::planted;
 use registry::WorkerRegistry;
+pub use sessions::SessionLease;
+use sessions::Sessions;
 use show::Tally;
 use slab::{Slab, TaskIx};
 use timers::{Timer, TimerKey, Timers};
@@ -109,6 +112,7 @@ pub struct Fleet {
     registry: WorkerRegistry,
     balancer: LoadBalancer,
     pools: Pools,
+    sessions: Sessions,
     /// Fairness keys that wait somewhere.
     waiting_keys: usize,
     /// The next ticket of the queue.
@@ -158,6 +162,7 @@ impl Fleet {
             registry: WorkerRegistry::default(),
             balancer: LoadBalancer::default(),
             pools: Pools::default(),
+            sessions: Sessions::default(),
             waiting_keys: 0,
             ticket: 0,
             budgets: RetryBudgets::default(),
@@ -195,8 +200,10 @@ impl Fleet {
             Event::StoreFailed(failed) => self.store_failed = failed,
             Event::Quiesce => self.quiesce(),
             Event::Farewell => self.farewell(),
+            Event::EndSession(tenant, session, request) => self.end_session(&tenant, &session, request),
             Event::Wake => self.wake(),
         }
+        self.settle_sessions();
         self.mind_pools();
         std::mem::swap(&mut self.out, effects);
     }
@@ -231,6 +238,7 @@ impl Fleet {
                 Timer::Recovery(task) => self.recovery_over(task),
                 Timer::RetryBudget => self.feed_retries(),
                 Timer::Pools => self.look_at_pools(),
+                Timer::Session(session) => self.session_timer(session),
                 Timer::Worker(worker, what) => self.worker_timer(worker, what),
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::balancer::Labels;
+use super::balancer::{Labels, Process};
 use super::ids::*;
 use super::lifecycle::Phase;
 use super::queue::Ticket;
@@ -23,20 +23,49 @@ impl Fleet {
             return Ok(ix);
         }
         if !self.balancer.has_room() {
-            for idle in self.balancer.idle() {
-                for worker in self.balancer.forget(idle) {
-                    self.registry.workers[worker].demands.remove(&idle);
-                }
-            }
+            self.forget_idle_demands();
         }
         if !self.balancer.has_room() {
             return Err(Refusal::TooManyKinds { what: "demands" });
         }
-        let ix = self.balancer.add(capability, labels);
+        Ok(self.add_demand(capability, labels, None))
+    }
+
+    /// The demand of a task that has been accepted: those are never too many, they were counted when
+    /// they came in. `only`: nobody but this process can meet it.
+    pub(super) fn demand_in_any_case(
+        &mut self,
+        capability: &Capability,
+        labels: &Labels,
+        only: Option<&Process>,
+    ) -> DemandIx {
+        let known = match only {
+            None => self.balancer.find(capability, labels),
+            Some(only) => self.balancer.find_for(only, capability, labels),
+        };
+        if let Some(ix) = known {
+            return ix;
+        }
+        if !self.balancer.has_room() {
+            self.forget_idle_demands();
+        }
+        self.add_demand(capability, labels, only)
+    }
+
+    fn add_demand(&mut self, capability: &Capability, labels: &Labels, only: Option<&Process>) -> DemandIx {
+        let ix = self.balancer.add(capability, labels, only);
         for worker in self.registry.workers.indices() {
             self.index(worker, ix);
         }
-        Ok(ix)
+        ix
+    }
+
+    fn forget_idle_demands(&mut self) {
+        for idle in self.balancer.idle() {
+            for worker in self.balancer.forget(idle) {
+                self.registry.workers[worker].demands.remove(&idle);
+            }
+        }
     }
 
     /// Whether one more fairness key may wait.
@@ -48,7 +77,7 @@ impl Fleet {
     fn index(&mut self, worker: WorkerIx, demand: DemandIx) {
         let entry = &mut self.balancer.demands[demand];
         let subject = &mut self.registry.workers[worker];
-        if subject.suits(&entry.capability, &entry.labels) {
+        if subject.meets(worker, entry) {
             entry.eligible.insert(worker);
             subject.demands.insert(demand);
             let listed = subject.listed;

@@ -51,6 +51,10 @@ pub enum Planted {
     StaleAttemptResumed,
     /// A worker gets work before its process is on the roster.
     RosterNotAwaited,
+    /// Tasks of one session run at once.
+    SessionTurnIgnored,
+    /// A session is believed to be on another process of its worker.
+    SessionOutlivesProcess,
     /// Tasks to be kept are accepted while the journal takes no writes.
     StoreFailureIgnored,
 }

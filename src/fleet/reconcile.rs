@@ -113,7 +113,8 @@ impl Fleet {
         let now = self.now;
         let subject = &self.registry.workers[worker];
         let (name, offer) = (subject.name.clone(), subject.offer(&self.tasks[ix].spec.capability));
-        let idempotent = offer.is_some_and(|offer| offer.idempotent);
+        let alone = self.tasks[ix].spec.session.is_none();
+        let idempotent = alone && offer.is_some_and(|offer| offer.idempotent);
         let instance = subject.registered.as_ref().map(|registered| registered.instance.clone())?;
         // Only the process that was given it can have it; by whatever name or address it comes.
         let any = planted(Planted::StaleAttemptResumed);
@@ -129,6 +130,7 @@ impl Fleet {
             if before != worker {
                 self.left(before);
             }
+            self.session_at(ix, worker, true);
             self.reopen(ix, worker);
             if !held.done {
                 self.accepted(worker, held.task, held.epoch);
@@ -185,6 +187,7 @@ impl Fleet {
         };
         self.registry.workers[worker].holds.insert(ix);
         self.set_phase(ix, Phase::Running(live));
+        self.session_at(ix, worker, true);
         self.reopen(ix, worker);
         self.publish(ix, TaskState::Running, Some("adopted"));
         if self.tasks[ix].keep != Keep::Passing {

@@ -84,6 +84,7 @@ impl Fleet {
             spec: Arc::clone(&record.spec),
             retry_of: record.retry_of,
             demand,
+            session: None,
             counted,
             phase: Phase::Between,
             version: record.version,
@@ -108,6 +109,7 @@ impl Fleet {
         });
         self.by_id.insert(record.id, ix);
         self.arm_deadline(ix);
+        self.join_session(ix);
         if let Keep::ByKey(hash) = record.keep {
             self.remember_key(hash, ix);
         }
@@ -181,7 +183,8 @@ impl Fleet {
         let capability = self.tasks[ix].spec.capability.clone();
         let offers_it = |worker: &Worker| worker.offer(&capability).is_some_and(|offer| offer.idempotent);
         let known: BTreeSet<WorkerIx> = self.registry.by_name.values().copied().collect();
-        let idempotent = known.iter().any(|worker| offers_it(&self.registry.workers[*worker]));
+        let alone = self.tasks[ix].spec.session.is_none();
+        let idempotent = alone && known.iter().any(|worker| offers_it(&self.registry.workers[*worker]));
         self.recovered_as_lost(ix, death, hint.started, idempotent);
     }
 }

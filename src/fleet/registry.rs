@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::balancer::{Labels, matches};
+use super::balancer::{Demand, Labels, Process, matches};
 use super::health::Failures;
 use super::ids::*;
 use super::planted::{Planted, planted};
@@ -226,6 +226,14 @@ impl Worker {
     /// Whether it has what a demand takes, whatever its state.
     pub(super) fn suits(&self, capability: &Capability, labels: &Labels) -> bool {
         self.retiring.is_none() && self.offer(capability).is_some() && matches(&self.labels, labels)
+    }
+
+    /// The same for a demand, which one process alone may have to meet; `own` is its own place.
+    pub(super) fn meets(&self, own: WorkerIx, demand: &Demand) -> bool {
+        let its = |(worker, instance): &Process| {
+            *worker == own && self.registered.as_ref().is_some_and(|known| known.instance == *instance)
+        };
+        self.suits(&demand.capability, &demand.labels) && demand.only.as_ref().is_none_or(its)
     }
 
     /// Whether the topology says that it could ever offer a capability.

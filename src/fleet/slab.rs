@@ -10,6 +10,9 @@ pub(super) struct WorkerIx(pub(super) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DemandIx(pub(super) u32);
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct SessionIx(pub(super) u32);
+
 /// An index type.
 pub(super) trait Index: Copy {
     fn new(at: usize) -> Self;
@@ -29,7 +32,7 @@ macro_rules! indices {
     )*};
 }
 
-indices!(TaskIx, WorkerIx, DemandIx);
+indices!(TaskIx, WorkerIx, DemandIx, SessionIx);
 
 #[derive(Debug)]
 pub(super) struct Slab<I, T> {

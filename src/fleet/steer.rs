@@ -294,6 +294,7 @@ impl Fleet {
     }
 
     fn forget(&mut self, worker: WorkerIx) {
+        self.lose_sessions(worker, "its worker left the fleet");
         self.unindex(worker);
         let Some(mut gone) = self.registry.workers.remove(worker) else { return };
         let timers = &mut gone.timers;

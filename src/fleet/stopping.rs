@@ -99,6 +99,29 @@ impl Fleet {
         }
     }
 
+    /// Asks a task to stop of which nobody waits to hear.
+    pub(super) fn stop(&mut self, ix: TaskIx) {
+        self.tasks[ix].cancel_asked.get_or_insert(self.now.mono);
+        match &mut self.tasks[ix].phase {
+            Phase::Held | Phase::Waiting(_) | Phase::Recovering(_) | Phase::Between => {
+                if let Phase::Recovering(recovering) = &mut self.tasks[ix].phase {
+                    self.timers.clear(&mut recovering.timer);
+                }
+                self.leave_wait(ix);
+                self.cancelled(ix, Stopped::NeverStarted);
+            }
+            Phase::Assigned(_) | Phase::Running(_) => {
+                if let Phase::Assigned(live) | Phase::Running(live) = self.set_phase(ix, Phase::Between) {
+                    self.begin_stop(ix, live);
+                }
+                if self.tasks[ix].keep != Keep::Passing {
+                    self.write(ix);
+                }
+            }
+            Phase::Cancelling(_) => {}
+        }
+    }
+
     fn begin_stop(&mut self, ix: TaskIx, mut live: Live) {
         self.timers.clear(&mut live.timer);
         live.timer = Some(self.timers.set(self.now.mono + self.settings.cancel_grace, Timer::Limit(ix)));

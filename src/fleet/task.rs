@@ -95,6 +95,9 @@ pub struct TaskSpec {
     pub max_attempts: Option<u32>,
     /// The session that it runs in.
     pub session: Option<SessionName>,
+    /// How long the session lives unused after this task; as before, or a quarter of an hour, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ttl: Option<Duration>,
     /// Whose share of the queue it counts against.
     pub fairness_key: Option<FairnessKey>,
     /// Whether a lost attempt may be repeated.
@@ -122,6 +125,7 @@ impl TaskSpec {
             deadline: None,
             max_attempts: None,
             session: None,
+            session_ttl: None,
             fairness_key: None,
             retry: RetryWord::default(),
             traceparent: None,

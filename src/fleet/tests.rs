@@ -187,6 +187,7 @@ impl Stage {
                 error: None,
                 usage: None,
                 artifacts: Vec::new(),
+                session_open: None,
             })),
         ));
     }
@@ -316,6 +317,7 @@ fn a_cancel_takes_the_slot_until_the_worker_confirms() {
             error: None,
             usage: None,
             artifacts: Vec::new(),
+            session_open: None,
         })),
     ));
     assert_eq!(stage.finals(task), [TaskState::Cancelled]);
@@ -495,8 +497,16 @@ fn a_cancelled_task_tells_how_it_was_stopped_and_how_long_that_took() {
         stage.advance(Duration::from_millis(1_500));
         let error = code.map(|code: &str| TaskError::new(code, "stopped", Fault::Caller));
         let status = AttemptOutcome::Cancelled;
-        let report =
-            ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };
+        let report = ResultReport {
+            task,
+            epoch,
+            status,
+            output: None,
+            error,
+            usage: None,
+            artifacts: Vec::new(),
+            session_open: None,
+        };
         stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
         assert_eq!(told(&stage, task), format!(r#"{{"stopped":"{how}","took_ms":1500}}"#));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::slab::{TaskIx, WorkerIx};
+use super::slab::{SessionIx, TaskIx, WorkerIx};
 use super::time::Mono;
 
 /// What is due.
@@ -23,6 +23,8 @@ pub(super) enum Timer {
     RetryBudget,
     /// The pools are to be looked at.
     Pools,
+    /// A session has been idle for long enough.
+    Session(SessionIx),
     /// Something about a worker.
     Worker(WorkerIx, WorkerTimer),
 }

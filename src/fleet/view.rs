@@ -173,6 +173,8 @@ pub enum Wait {
     Backoff,
     /// For the retry budget of its capability.
     RetryBudget,
+    /// For its turn in its session.
+    Session,
     /// For a server that does not stop.
     Stopping,
     /// For a slot: every worker that could take it is busy.
@@ -193,6 +195,7 @@ impl Wait {
             Self::Recovering => "recovering",
             Self::Backoff => "backoff",
             Self::RetryBudget => "retry_budget",
+            Self::Session => "session",
             Self::Stopping => "stopping",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",
@@ -200,6 +203,27 @@ impl Wait {
             Self::Free => "free",
         }
     }
+}
+
+/// A session, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SessionView {
+    /// Its name.
+    pub name: SessionName,
+    /// Where it is; `None` before a worker has it, and after a loss.
+    pub worker: Option<WorkerName>,
+    /// What became of it, if its state is gone.
+    pub lost: Option<Arc<str>>,
+    /// Tasks that run in it or wait for it.
+    pub tasks: usize,
+    /// How long it lives unused.
+    pub ttl: Duration,
+    /// When its first task came.
+    pub began: Wall,
+    /// When it was last used.
+    pub used: Wall,
+    /// When it ends unless it is used, or, of a lost one, is forgotten; `None` while it is in use.
+    pub expires: Option<Wall>,
 }
 
 /// Workers that do not take a task for the same reason.

@@ -60,6 +60,7 @@ impl Fleet {
                 for ix in subject.holds.clone() {
                     self.lost(ix, false, "the worker was silent for longer than its lease");
                 }
+                self.lose_sessions(worker, "its worker was silent for longer than its lease");
                 self.steer(worker);
             }
             WorkerTimer::Settled => {
@@ -86,6 +87,7 @@ impl Fleet {
         // Its connection leads nowhere, even if the socket's end has not been noticed: nothing more
         // is handed over on it, least of all what is put back here.
         self.drop_link(worker, Why::PeerClosed, true);
+        self.lose_sessions(worker, "its worker's process ended");
         for ix in self.registry.workers[worker].holds.clone() {
             self.lost(ix, !halting, "the worker's process ended");
         }

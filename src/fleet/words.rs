@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::autoscaler::{PoolRecord, PoolSpec, PoolWord, ProviderReport, Wanted};
 use super::ids::*;
 use super::notes::Note;
+use super::sessions::SessionLease;
 use super::task::*;
 use super::time::Wall;
 use super::topology::Topology;
@@ -155,6 +156,9 @@ pub struct ResultReport {
     /// The files that it made; every one of them is stored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
+    /// Of a task in a session: whether that is there after it. `None` from a worker that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_open: Option<bool>,
 }
 
 /// Why a connection ended, or was never made. The words are label values.
@@ -358,6 +362,8 @@ pub enum Event {
     Quiesce,
     /// The drain time is over: what launched workers still run is queued again, all are sent away.
     Farewell,
+    /// Delete a session; the request is answered.
+    EndSession(Tenant, SessionName, RequestId),
     /// A time that `next_wake` named has come, or the shell was away.
     Wake,
 }
@@ -398,6 +404,11 @@ pub enum Order {
     Drain {
         /// Why, as a short, stable word.
         reason: &'static str,
+    },
+    /// A session is over: its state may go.
+    EndSession {
+        /// Which.
+        session: SessionName,
     },
     /// The connection is about to be closed.
     Goodbye {
@@ -444,6 +455,8 @@ pub struct Assignment {
     pub spec: Arc<TaskSpec>,
     /// How long it may run from now.
     pub limit: Duration,
+    /// Of a task in a session: whether it begins it, and how long that lives.
+    pub session: Option<SessionLease>,
 }
 
 /// Why a result was not recorded. The words are label values.
@@ -555,7 +568,7 @@ pub enum Refusal {
     },
     /// As many different demands, or fairness keys, as the core tells apart.
     TooManyKinds {
-        /// `demands` or `fairness_keys`.
+        /// `demands`, `fairness_keys` or `sessions`.
         what: &'static str,
     },
     /// No worker of the topology could ever offer it.
@@ -583,6 +596,15 @@ pub enum Refusal {
         min: u32,
         /// Instances at most.
         max: u32,
+    },
+    /// No session of that name.
+    NoSuchSession,
+    /// The session's state is gone, and nobody has deleted it yet.
+    SessionLost {
+        /// Which.
+        session: SessionName,
+        /// What became of it.
+        why: Arc<str>,
     },
 }
 

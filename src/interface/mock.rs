@@ -206,7 +206,10 @@ impl MockWorker {
                 self.done.retain(|end| (end.task, end.epoch) != (task, epoch));
                 Vec::new()
             }
-            Order::Refused { .. } | Order::Drain { .. } | Order::Goodbye { .. } => Vec::new(),
+            Order::Refused { .. }
+            | Order::Drain { .. }
+            | Order::EndSession { .. }
+            | Order::Goodbye { .. } => Vec::new(),
         }
     }
 
@@ -225,6 +228,7 @@ impl MockWorker {
             error: None,
             usage: None,
             artifacts: Vec::new(),
+            session_open: None,
         };
         let takes = if mock.latency > assignment.limit {
             end.status = AttemptOutcome::TimedOut;
@@ -295,6 +299,7 @@ impl MockWorker {
             error: None,
             usage: None,
             artifacts: Vec::new(),
+            session_open: None,
         })]
     }
 

@@ -45,6 +45,8 @@ pub(crate) enum Call {
     Link(oneshot::Sender<LinkIo>),
     /// A connection from `Link` ended.
     LinkEnded(ConnId, Why),
+    /// The sessions of a tenant.
+    Sessions(Tenant, oneshot::Sender<Vec<SessionView>>),
     /// Measure a round trip to a worker.
     Probe(WorkerName, oneshot::Sender<Duration>),
     /// Stop: drain launched workers so long at most, say goodbye, end.
@@ -326,6 +328,32 @@ impl Manager {
         let (reply, applied) = oneshot::channel();
         self.call(Call::Apply(Box::new(topology), reply)).await?;
         applied.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// The sessions of a tenant.
+    ///
+    /// # Errors
+    /// [`CallError::Stopped`].
+    pub async fn sessions(&self, tenant: Tenant) -> Result<Vec<SessionView>, CallError> {
+        let (reply, sessions) = oneshot::channel();
+        self.call(Call::Sessions(tenant, reply)).await?;
+        sessions.await.map_err(|_| CallError::Stopped)
+    }
+
+    /// Deletes a session; its tasks are asked to stop.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSuchSession`], or [`CallError::Stopped`].
+    pub async fn end_session(&self, tenant: Tenant, session: SessionName) -> Result<(), CallError> {
+        let request = self.request();
+        match self.ask(request, Event::EndSession(tenant, session, request)).await? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Done
+            | Answer::Accepted(_)
+            | Answer::Replayed(_)
+            | Answer::ReplayedFromArchive(_)
+            | Answer::Cancel(_) => Ok(()),
+        }
     }
 
     /// What a scrape needs of the core, exact at one moment.

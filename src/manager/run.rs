@@ -424,6 +424,7 @@ impl FleetLoop {
                 found => drop(reply.send(found)),
             },
             Call::Explain(task, reply) => drop(reply.send(self.fleet.explain(task))),
+            Call::Sessions(tenant, reply) => drop(reply.send(self.fleet.sessions(&tenant))),
             Call::Stats(reply) => drop(reply.send(self.fleet.stats(self.shared.clock.now()))),
             Call::Apply(topology, reply) => {
                 let applied = self.apply(*topology);

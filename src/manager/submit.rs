@@ -30,7 +30,9 @@ impl CallError {
                 | Refusal::NoSuchTask
                 | Refusal::NoSuchWorker
                 | Refusal::NoSuchPool
-                | Refusal::SizeOutOfBounds { .. } => false,
+                | Refusal::SizeOutOfBounds { .. }
+                | Refusal::NoSuchSession
+                | Refusal::SessionLost { .. } => false,
             },
             Self::Disk(_) | Self::Stopped | Self::Unread(_) => false,
         }

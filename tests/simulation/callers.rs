@@ -115,6 +115,8 @@ impl World {
             1 => Some(Deadline::At(Wall(wall) + dice.span(short, long))),
             _ => None,
         };
+        let session = dice.chance(120).then(|| format!("s-{}", dice.below(4)).into());
+        let session_ttl = (session.is_some() && dice.chance(500)).then(|| dice.span(short, long));
         TaskSpec {
             capability: capability.into(),
             input: Payload::from(format!("{{\"n\":{}}}", dice.below(1000))),
@@ -124,7 +126,8 @@ impl World {
             execution_timeout: dice.chance(300).then(|| dice.span(short, Duration::from_secs(60))),
             deadline,
             max_attempts: dice.chance(200).then(|| u32::try_from(dice.between(1, 5)).unwrap_or(3)),
-            session: None,
+            session,
+            session_ttl,
             fairness_key: dice.chance(500).then(|| format!("agent-{}", dice.below(5)).into()),
             retry: if dice.chance(300) { RetryWord::Always } else { RetryWord::Safe },
             traceparent: None,
@@ -133,6 +136,10 @@ impl World {
     }
 
     fn cancel_some(&mut self) {
+        if self.dice.chance(100) {
+            let (session, request) = (format!("s-{}", self.dice.below(5)), self.callers.request());
+            self.tell(Event::EndSession(Tenant::default_tenant(), session.as_str().into(), request));
+        }
         if self.callers.known.is_empty() {
             return;
         }

@@ -144,6 +144,7 @@ impl World {
                 error: None,
                 usage: None,
                 artifacts: Vec::new(),
+                session_open: None,
             })),
             3 => Report::Heartbeat { running: vec![(task, epoch), (TaskId(9), Epoch(9))] },
             _ => Report::Heartbeat { running: Vec::new() },

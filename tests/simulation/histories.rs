@@ -79,6 +79,7 @@ pub(crate) fn result(conn: u64, task: u64, epoch: u64) -> Event {
             error: None,
             usage: None,
             artifacts: Vec::new(),
+            session_open: None,
         })),
     )
 }
@@ -142,6 +143,7 @@ pub(crate) fn execute_of(conn: u64, task: u64, epoch: u64, capability: &str) -> 
         number: 1,
         spec: spec(capability),
         limit: Duration::from_secs(60),
+        session: None,
     };
     Effect::Order(ConnId(conn), Order::Execute(Box::new(assignment)))
 }

@@ -23,7 +23,9 @@ enum Bug {
 
 /// Every bug, the seed to begin with (it caught the bug when this was written), and words of what is
 /// broken by it.
-const BUGS: [(Bug, u64, &str); 23] = [
+const BUGS: [(Bug, u64, &str); 25] = [
+    (Bug::Core(Planted::SessionTurnIgnored), 1, ""),
+    (Bug::Core(Planted::SessionOutlivesProcess), 1, ""),
     (Bug::Core(Planted::RetryBudgetIgnored), 17, "G10"),
     (Bug::Core(Planted::PauseNotForgiven), 37, "I4"),
     (Bug::Core(Planted::StaleAttemptResumed), 37, "reconnect"),

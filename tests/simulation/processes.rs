@@ -41,6 +41,7 @@ impl World {
         this.up = false;
         this.link = None;
         this.held.clear();
+        this.sessions.clear();
         let (after, wanted) = (this.incarnation, this.wanted.clone());
         if std::mem::take(&mut this.halting) {
             this.wanted = None;

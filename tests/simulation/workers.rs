@@ -1,7 +1,7 @@
 //! The simulated worker programs: they run attempts, keep results until these are acknowledged,
 //! reconnect, and misbehave in the ways that their site's plan says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(crate) struct Site {
     pub(super) halting: bool,
     /// It has claimed another's name.
     pub(crate) impostor: bool,
+    /// The sessions that it has.
+    pub(crate) sessions: BTreeSet<SessionName>,
     /// When it may dial in again, as it was told.
     pub(super) retry_after: Option<Duration>,
 }
@@ -62,6 +64,7 @@ impl Site {
             impostor: false,
             wanted: None,
             halting: false,
+            sessions: BTreeSet::new(),
             retry_after: None,
         }
     }
@@ -103,7 +106,7 @@ impl World {
             metrics: None,
             capabilities: this.plan.offers.clone(),
             attempts: attempts.collect(),
-            features: Vec::new(),
+            features: vec!["sessions".into()],
             store: this.store.clone(),
         }
     }
@@ -123,6 +126,9 @@ impl World {
                 }
             }
             Order::Drain { .. } => {}
+            Order::EndSession { session } => {
+                self.sites[process.site].sessions.remove(&session);
+            }
             Order::Goodbye { retry_after, .. } => self.sites[process.site].retry_after = retry_after,
         }
     }
@@ -184,7 +190,7 @@ impl World {
     }
 
     fn execute(&mut self, process: Process, conn: ConnId, assignment: Assignment) {
-        let Assignment { task, epoch, spec, limit, .. } = assignment;
+        let Assignment { task, epoch, spec, limit, .. } = assignment.clone();
         let key = (task, epoch);
         let longest = self.plan.longest_task;
         let refuses = self.sites[process.site].leaving || self.dice.chance(15);
@@ -198,8 +204,21 @@ impl World {
             self.send_up(conn, Frame::Report(Report::Rejected { task, epoch, reason, retryable }));
             return;
         }
+        let missing = match (&spec.session, assignment.session) {
+            (Some(name), Some(lease)) if lease.new => {
+                site.sessions.insert(name.clone());
+                false
+            }
+            (Some(name), Some(_)) => !site.sessions.contains(name),
+            (Some(_), None) | (None, _) => false,
+        };
         let held = Held { spec, limit, cancelled: false, done: None };
         site.held.insert(key, held);
+        if missing {
+            // Its state is gone: that is all there is to say.
+            self.soon(Happening::End(process, key), Duration::from_micros(10));
+            return;
+        }
         let (poison, slots) = (self.poison.contains(&task), site.slots);
         let running = site.held.iter().filter(|(_, held)| held.done.is_none()).map(|(key, _)| *key);
         self.observer.worker_runs(&site.plan, &site.instance(), &running.collect::<Vec<_>>(), slots);
@@ -282,6 +301,7 @@ impl World {
                 error: None,
                 usage: None,
                 artifacts: Vec::new(),
+                session_open: None,
             };
             self.send_up(conn, Frame::Report(Report::Result(Box::new(result))));
         }
@@ -297,10 +317,18 @@ impl World {
     fn done(&mut self, process: Process, key: Key, status: AttemptOutcome) {
         let retryable = self.dice.chance(500) || self.plan.failing > 0;
         let fault = *self.dice.pick(&[Fault::Caller, Fault::Worker]);
-        let Some(held) = self.sites[process.site].held.get_mut(&key) else { return };
+        let forgets = self.dice.chance(30);
+        let site = &mut self.sites[process.site];
+        let Some(held) = site.held.get_mut(&key) else { return };
         if held.done.is_some() {
             return;
         }
+        let session_open = held.spec.session.as_ref().map(|name| {
+            if forgets {
+                site.sessions.remove(name);
+            }
+            site.sessions.contains(name)
+        });
         let error = matches!(status, AttemptOutcome::Failed | AttemptOutcome::TimedOut).then(|| TaskError {
             code: "simulated".into(),
             message: "drawn from the seed".into(),
@@ -317,6 +345,7 @@ impl World {
             error,
             usage: None,
             artifacts: Vec::new(),
+            session_open,
         }));
         if let Some(conn) = self.open_link(process.site) {
             self.send_result(process, conn, key);

@@ -10,6 +10,7 @@ pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod pools;
 pub(super) mod runbooks;
+pub(super) mod sessions;
 pub(super) mod status;
 pub(super) mod topology;
 mod worker_form;

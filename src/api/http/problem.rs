@@ -45,6 +45,8 @@ kinds! {
     NO_SUCH_ARTIFACT = NOT_FOUND, "no_such_artifact", "There is no such file";
     ARTIFACT_EXPIRED = GONE, "artifact_expired", "The file is not kept any more";
     NO_SUCH_WORKER = NOT_FOUND, "no_such_worker", "There is no such worker";
+    NO_SUCH_SESSION = NOT_FOUND, "no_such_session", "There is no such session";
+    SESSION_LOST = CONFLICT, "session_lost", "The session's state is gone";
     NO_SUCH_RUNBOOK = NOT_FOUND, "no_such_runbook", "There is no such runbook";
     NO_SUCH_POOL = NOT_FOUND, "no_such_pool", "There is no such pool";
     SIZE_OUT_OF_BOUNDS = UNPROCESSABLE_ENTITY, "size_out_of_bounds", "The pool may not have that size";
@@ -257,6 +259,15 @@ impl From<Refusal> for Problem {
                 .with(format!("it may have {min} to {max} instances at this time"))
                 .field("to")
                 .hint("change `scaling.min` or `scaling.max` in the file"),
+            Refusal::NoSuchSession => NO_SUCH_SESSION
+                .with("no session has this name, or it was forgotten")
+                .hint("GET /v1/sessions lists them"),
+            Refusal::SessionLost { session, why } => SESSION_LOST
+                .with(format!("what was in session {session:?} is gone: {why}"))
+                .hint(
+                    "DELETE /v1/sessions/{name}, then begin anew: the next task of that name has a fresh one",
+                )
+                .field("session"),
         }
     }
 }

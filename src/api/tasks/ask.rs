@@ -15,7 +15,7 @@ use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{invalid, unknown};
 use crate::config::duration;
 use crate::data::artifacts::references;
-use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, TaskSpec, Wall};
+use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, SessionName, TaskSpec, Wall};
 
 /// How deep the JSON of a request may be nested.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -26,6 +26,8 @@ const MAX_LABELS: usize = 32;
 const MAX_LABEL: usize = 128;
 /// Bytes of a fairness key at most.
 const MAX_FAIRNESS_KEY: usize = 128;
+/// Bytes of a session's name at most.
+const MAX_SESSION: usize = 128;
 /// Attempts that a task may ask for at most.
 const MAX_ATTEMPTS: u32 = 100;
 /// The longest that a task may ask to wait or to run.
@@ -213,6 +215,7 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     let Some(capability) = fields.checked("capability", named, |name: &String| is_capability(name))? else {
         return Err(invalid("capability", format!("is missing; it must be {named}")).into());
     };
+    let (session, session_ttl) = session(fields)?;
     let key = "a text of 1 to 128 bytes";
     let fairness_key =
         fields.checked("fairness_key", key, |key: &String| (1..=MAX_FAIRNESS_KEY).contains(&key.len()))?;
@@ -231,7 +234,8 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
         deadline: deadline(fields)?,
         max_attempts: fields
             .checked("max_attempts", attempts, |number| (1..=MAX_ATTEMPTS).contains(number))?,
-        session: None,
+        session,
+        session_ttl,
         fairness_key: fairness_key.map(FairnessKey::from),
         retry: retry(fields)?,
         traceparent: None,
@@ -241,15 +245,28 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
 
 /// What DESIGN promises for later is known by name, so that nobody takes it for a typing mistake.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Refused> {
-    for (name, what) in
-        [("session", "sessions are"), ("session_ttl", "sessions are"), ("placement", "placement is")]
-    {
-        if fields.raw(name).is_some() {
-            let message = format!("{what} not supported by this version");
-            return Err(problem::NOT_SUPPORTED.with(message).field(name).into());
-        }
+    if fields.raw("placement").is_some() {
+        let message = "placement is not supported by this version";
+        return Err(problem::NOT_SUPPORTED.with(message).field("placement").into());
     }
     Ok(())
+}
+
+/// The session that the task runs in, and how long that lives unused.
+fn session(fields: &Fields<'_>) -> Result<(Option<SessionName>, Option<Duration>), Refused> {
+    let expected = "a name of 1 to 128 characters from A-Z, a-z, 0-9 and `.`, `_`, `:`, `@`, `-`";
+    let name = fields.checked("session", expected, |name: &String| is_session(name))?;
+    let ttl = fields.span("session_ttl")?;
+    match (name, ttl) {
+        (None, Some(_)) => Err(invalid("session_ttl", "is about a session, and `session` names none").into()),
+        (name, ttl) => Ok((name.map(SessionName::from), ttl)),
+    }
+}
+
+/// Names that stand in a path as they are.
+fn is_session(name: &str) -> bool {
+    (1..=MAX_SESSION).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'-'))
 }
 
 /// Names that workers can register, but no patterns.
@@ -389,9 +406,17 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_refused_and_not_stubbed() {
-        for field in [r#""session":"s""#, r#""session_ttl":"15m""#, r#""placement":{}"#] {
-            assert_eq!(refused(&format!(r#"{{"capability":"a",{field}}}"#)).1, "not_supported", "{field}");
-        }
+        assert_eq!(refused(r#"{"capability":"a","placement":{}}"#).1, "not_supported");
         assert!(read(br#"{"capability":"a","session":null,"placement":null}"#).is_ok());
+    }
+
+    #[test]
+    fn a_session_has_a_name_that_stands_in_a_path() {
+        let task = read(br#"{"capability":"a","session":"me@box:1","session_ttl":"1m"}"#).expect("a session");
+        assert_eq!(task.session.as_ref().map(SessionName::as_str), Some("me@box:1"));
+        assert_eq!(task.session_ttl, Some(Duration::from_secs(60)));
+        for wrong in [r#""session":"""#, r#""session":"a/b""#, r#""session":1"#, r#""session_ttl":"1m""#] {
+            assert_eq!(refused(&format!(r#"{{"capability":"a",{wrong}}}"#)).0, 422, "{wrong}");
+        }
     }
 }

@@ -57,8 +57,16 @@ fn dead_letter(stage: &mut Stage) -> TaskId {
     let (conn, epoch) = stage.accept(task);
     let error = TaskError { retryable: true, ..TaskError::new("no", "no", Fault::Caller) };
     let (status, error) = (AttemptOutcome::Failed, Some(error));
-    let report =
-        ResultReport { task, epoch, status, output: None, error, usage: None, artifacts: Vec::new() };
+    let report = ResultReport {
+        task,
+        epoch,
+        status,
+        output: None,
+        error,
+        usage: None,
+        artifacts: Vec::new(),
+        session_open: None,
+    };
     stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
     assert!(stage.fleet.task(task).is_some_and(|record| record.dead_letter));
     task

@@ -94,7 +94,16 @@ fn each_limit_is_named_with_its_value_when_it_fires() {
         stage.tell(Event::Submit(Box::new(submission)));
         let (conn, epoch) = stage.accept(task);
         let (status, output, usage) = (AttemptOutcome::TimedOut, None, None);
-        let report = ResultReport { task, epoch, status, output, error: None, usage, artifacts: Vec::new() };
+        let report = ResultReport {
+            task,
+            epoch,
+            status,
+            output,
+            error: None,
+            usage,
+            artifacts: Vec::new(),
+            session_open: None,
+        };
         stage.tell(Event::Report(conn, Report::Result(Box::new(report))));
         let record = stage.fleet.task(task).expect("it is known");
         let error = record.error.clone().expect("it says why");

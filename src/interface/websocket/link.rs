@@ -298,6 +298,7 @@ where
             | Order::Cancel { .. }
             | Order::Ack { .. }
             | Order::Drain { .. }
+            | Order::EndSession { .. }
             | Order::Goodbye { .. } => {}
         }
         match translate::order(order, self.io.conn) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rollcall_protocol::encode::{self, ExecuteText};
+use rollcall_protocol::encode::{self, ExecuteText, SessionText};
 use rollcall_protocol::{self as wire, AttemptRef, FromServer, HeldPhase};
 
 use crate::fleet::*;
@@ -135,6 +135,7 @@ pub(super) fn result(frame: wire::TaskResult<'_>) -> Result<Box<ResultReport>, N
         usage,
         // What is stored is known to the server alone.
         artifacts: Vec::new(),
+        session_open: frame.session_open,
     }))
 }
 
@@ -238,6 +239,7 @@ pub(super) fn order(order: Order, conn: ConnId) -> Result<(&'static str, String)
             text(wire::ErrorFrame { code: code.to_string(), message: message.to_string() }.into())
         }
         Order::Drain { reason } => text(wire::Drain { reason: reason.to_owned() }.into()),
+        Order::EndSession { session } => text(wire::EndSession { session: session.to_string() }.into()),
         Order::Goodbye { reason, retry_after } => text(
             wire::Goodbye { reason: reason.as_str().to_owned(), retry_after_ms: retry_after.map(millis) }
                 .into(),
@@ -256,7 +258,11 @@ fn execute(assignment: &Assignment, conn: ConnId) -> String {
         capability: spec.capability.as_str(),
         input: spec.input.as_str(),
         deadline_ms: millis(assignment.limit),
-        session: spec.session.as_ref().map(SessionName::as_str),
+        session: spec.session.as_ref().zip(assignment.session).map(|(name, lease)| SessionText {
+            name: name.as_str(),
+            new: lease.new,
+            ttl_ms: millis(lease.ttl),
+        }),
         traceparent: Some(&trace.traceparent(assignment.epoch)),
     })
 }

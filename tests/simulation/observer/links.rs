@@ -61,7 +61,14 @@ pub(super) struct Given {
 }
 
 impl Links {
-    pub(super) fn up(&mut self, moment: Moment, conn: ConnId, registration: &Registration) -> Verdict {
+    /// `known`: there is a worker of that name. One that is turned away at the door was not heard.
+    pub(super) fn up(
+        &mut self,
+        moment: Moment,
+        conn: ConnId,
+        registration: &Registration,
+        known: bool,
+    ) -> Verdict {
         let name = &registration.worker;
         let listed: BTreeSet<Key> =
             registration.attempts.iter().map(|held| (held.task, held.epoch)).collect();
@@ -73,7 +80,9 @@ impl Links {
             .collect();
         for (instance, holder) in &mut self.holds {
             if *instance == registration.instance {
-                holder.heard = moment;
+                if known {
+                    holder.heard = moment;
+                }
                 holder.let_go("not listed on reconnect", |key| !listed.contains(key));
             } else if holder.worker.as_ref() == Some(name) && !open.contains(instance) {
                 holder.let_go("its worker has a new process", |_| true);
@@ -81,7 +90,9 @@ impl Links {
         }
         let holder = self.holds.entry(registration.instance.clone()).or_default();
         holder.worker = Some(name.clone());
-        holder.heard = moment;
+        if known {
+            holder.heard = moment;
+        }
         self.heard_of.insert(name.clone());
         self.coming = Some(registration.instance.clone());
         for attempt in &registration.attempts {

@@ -160,6 +160,10 @@ impl Observer {
                 self.ask(*request, Some(*task), false);
                 self.tasks.cancel_wanted(*task);
             }
+            Event::EndSession(_, session, request) => {
+                self.ask(*request, None, false);
+                self.tasks.session_deleted(session);
+            }
             Event::Operator(word, _, request) => {
                 self.ask(*request, None, false);
                 self.operator(word);
@@ -170,7 +174,10 @@ impl Observer {
                 self.tasks.settings(&topology.settings);
                 self.topology = Arc::clone(topology);
             }
-            Event::LinkUp(conn, registration) => self.links.up(moment, *conn, registration)?,
+            Event::LinkUp(conn, registration) => {
+                let known = self.topology.workers.contains_key(&registration.worker);
+                self.links.up(moment, *conn, registration, known)?;
+            }
             Event::Report(conn, report) => {
                 if let (Report::Accepted { task, epoch }, Some(who)) = (report, self.links.speaker(*conn)) {
                     self.tasks.began(*task, *epoch, who);
@@ -359,6 +366,7 @@ impl Observer {
             | Order::Refused { .. }
             | Order::Cancel { .. }
             | Order::Drain { .. }
+            | Order::EndSession { .. }
             | Order::Goodbye { .. } => Ok(()),
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Tasks {
     open: BTreeSet<TaskId>,
     /// The newest epoch of any task, in any term.
     newest: Epoch,
+    /// Who had each session last, and on which process.
+    sessions: BTreeMap<SessionName, (TaskId, Instance)>,
     /// The largest `max_attempts` that was ever in force.
     most_attempts: u32,
 }
@@ -93,6 +95,24 @@ impl Tasks {
     }
 
     pub(super) fn cancel_wanted(&mut self, _: TaskId) {}
+
+    pub(super) fn session_deleted(&mut self, session: &SessionName) {
+        self.sessions.remove(session);
+    }
+
+    /// Tasks of a session run one after another, and where the first began it.
+    fn in_session(&mut self, assignment: &Assignment, given: &Given) -> Verdict {
+        let (Some(name), Some(lease)) = (&assignment.spec.session, assignment.session) else { return Ok(()) };
+        let before = self.sessions.insert(name.clone(), (assignment.task, given.instance.clone()));
+        let Some((task, instance)) = before else { return Ok(()) };
+        if task != assignment.task && self.tasks.get(&task).is_some_and(|seen| !seen.has_ended()) {
+            return Err(format!("I13: {name:?} has task {task} still, and gets {}", assignment.task));
+        }
+        if !lease.new && instance != given.instance {
+            return Err(format!("I13: {name:?} goes on at {} and was at {instance}", given.instance));
+        }
+        Ok(())
+    }
 
     /// A submission that named an older task by its key, or was refused, made no task.
     pub(super) fn answered_otherwise(&mut self, task: TaskId) {
@@ -289,6 +309,7 @@ impl Tasks {
         settings: &Settings,
     ) -> Verdict {
         let Assignment { task, epoch, limit, .. } = *assignment;
+        self.in_session(assignment, &given)?;
         let Some(seen) = self.tasks.get_mut(&task) else {
             return Err(format!("task {task} is handed over, but nobody submitted it"));
         };
@@ -334,7 +355,8 @@ impl Tasks {
             ends: Moment { mono: moment.mono + limit, ..moment },
             known: true,
             recovered: None,
-            safe: given.idempotent || assignment.spec.retry == RetryWord::Always,
+            safe: (given.idempotent && assignment.spec.session.is_none())
+                || assignment.spec.retry == RetryWord::Always,
             began: false,
             over: false,
         });
@@ -378,6 +400,8 @@ impl Tasks {
 
     /// The core's process is gone.
     pub(super) fn crashed(&mut self, disk: &BTreeMap<TaskId, Arc<TaskRecord>>) {
+        // Where sessions are is known to a server only while it lives.
+        self.sessions.clear();
         // What became durable without the core being told counts all the same.
         for (id, seen) in &mut self.tasks {
             seen.durable = disk.get(id).cloned();

@@ -139,6 +139,8 @@ frames! {
         Cancel(Cancel) = "cancel",
         /// See [`Drain`].
         Drain(Drain) = "drain",
+        /// See [`EndSession`].
+        EndSession(EndSession) = "end_session",
         /// See [`ServerHeartbeat`].
         Heartbeat(ServerHeartbeat) = "heartbeat",
         /// See [`Goodbye`].
@@ -195,6 +197,7 @@ mod tests {
             }
             .into(),
             Cancel { task, epoch, reason: "timeout".into() }.into(),
+            EndSession { session: "s".into() }.into(),
             ServerHeartbeat {}.into(),
             Credit { number: 7, bytes: 1 << 18, ..Credit::default() }.into(),
             Credit { number: 7, stored: true, ..Credit::default() }.into(),

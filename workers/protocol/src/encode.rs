@@ -22,8 +22,14 @@ pub fn execute(frame: &ExecuteText<'_>) -> String {
     text.push_str(frame.input);
     text.push_str(",\"deadline_ms\":");
     number(&mut text, frame.deadline_ms);
+    if let Some(session) = frame.session {
+        text.push_str(",\"session\":");
+        quoted(&mut text, session.name);
+        text.push_str(if session.new { ",\"session_new\":true" } else { ",\"session_new\":false" });
+        text.push_str(",\"session_ttl_ms\":");
+        number(&mut text, session.ttl_ms);
+    }
     for (name, value) in [
-        (",\"session\":", frame.session),
         // The task's id serves: it is the same for all its attempts and for nothing else.
         (",\"idempotency_key\":", Some(frame.task)),
         (",\"traceparent\":", frame.traceparent),
@@ -55,9 +61,20 @@ pub struct ExecuteText<'a> {
     /// How long the attempt may run from now, in milliseconds.
     pub deadline_ms: u64,
     /// The session that it runs in.
-    pub session: Option<&'a str>,
+    pub session: Option<SessionText<'a>>,
     /// W3C trace context.
     pub traceparent: Option<&'a str>,
+}
+
+/// What an `execute` frame says of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionText<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether the attempt begins it.
+    pub new: bool,
+    /// How long it lives unused, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 /// A `result_ack` frame as one text message; see [`ResultAck`]. `refused` says why the result was
@@ -117,7 +134,7 @@ mod tests {
             capability: "a.b",
             input: r#"{"x":[1,"\u00e4"]}"#,
             deadline_ms: 1_200,
-            session: Some("quote \" and \n"),
+            session: Some(SessionText { name: "quote \" and \n", new: true, ttl_ms: 900 }),
             traceparent: None,
         };
         let text = execute(&frame);
@@ -127,7 +144,11 @@ mod tests {
         let Execute { task, epoch, connection, attempt, capability, input, deadline_ms, .. } = &back;
         assert_eq!((task.as_str(), *epoch, *connection), (frame.task, frame.epoch, frame.connection));
         assert_eq!((*attempt, capability.as_ref(), input.get()), (10, "a.b", frame.input));
-        assert_eq!((*deadline_ms, back.session.as_deref()), (1_200, frame.session));
+        assert_eq!(
+            (*deadline_ms, back.session.as_deref()),
+            (1_200, frame.session.map(|session| session.name))
+        );
+        assert_eq!((back.session_new, back.session_ttl_ms), (Some(true), Some(900)));
         assert_eq!((back.idempotency_key.as_deref(), back.traceparent.as_deref()), (Some(frame.task), None));
         assert_eq!(FromServer::from(back).encode().expect("plain data"), text, "as serde writes it");
     }

@@ -286,6 +286,9 @@ pub struct TaskResult<'a> {
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// Of an attempt in a session: whether that is there after it. Absent: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_open: Option<bool>,
 }
 
 /// Worker to server, by the worker's own timer: I am alive, and this runs here.
@@ -432,6 +435,14 @@ pub struct Drain {
     /// Why.
     #[serde(default)]
     pub reason: String,
+}
+
+/// Server to worker: nobody will name this session any more; its state may go. Only to workers that name
+/// the feature `sessions`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndSession {
+    /// Which.
+    pub session: String,
 }
 
 /// Server to worker, by the server's own timer.

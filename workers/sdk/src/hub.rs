@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What this crate does for every worker: answers each cancel, keeps attempts and results over
 /// broken connections, sends live output and files.
-const FEATURES: [&str; 4] = ["cancel", "resume", "output", "artifacts"];
+const FEATURES: [&str; 5] = ["cancel", "resume", "output", "artifacts", "sessions"];
 
 /// See the module.
 pub(crate) struct Hub {
@@ -194,6 +194,13 @@ impl Hub {
         // Tracked: `leave` waits for it.
         drop(self.tasks.spawn(run));
         true
+    }
+
+    /// A session is over.
+    pub(crate) fn end_session(&self, session: &str) {
+        if let Some(ended) = &self.about.session_ended {
+            ended(session);
+        }
     }
 
     /// Tells a task to stop.
@@ -392,6 +399,7 @@ impl Hub {
                 output: end.output.as_deref(),
                 error: end.error.clone(),
                 usage: end.usage,
+                session_open: end.session_open,
             })
         };
         let frame = of(end);
@@ -400,7 +408,9 @@ impl Hub {
         }
         let message = format!("the result is {} bytes, more than {}", frame.len(), self.about.max_message);
         let error = error("output_too_large", &message, Fault::Caller);
-        of(&TaskEnd { status: Status::Failed, output: None, error: Some(error), usage: end.usage })
+        let usage = end.usage;
+        let session_open = end.session_open;
+        of(&TaskEnd { status: Status::Failed, output: None, error: Some(error), usage, session_open })
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

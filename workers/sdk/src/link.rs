@@ -250,6 +250,7 @@ where
             FromServer::Cancel(frame) => self.hub.cancel(frame),
             FromServer::ResultAck(frame) => self.hub.acknowledged(frame),
             FromServer::Credit(frame) => self.hub.credit(frame),
+            FromServer::EndSession(frame) => self.hub.end_session(&frame.session),
             FromServer::Heartbeat(_) => {}
             // The server alone decides what it sends; one that sends work again has ended the drain.
             FromServer::Drain(frame) => {

@@ -53,6 +53,7 @@ pub(crate) async fn supervise(
 fn stopped(end: Option<TaskEnd>, reason: CancelReason, again: bool) -> TaskEnd {
     let heard = end.as_ref().is_none_or(|end| end.status == Status::Cancelled);
     let forced = end.is_none();
+    let session_open = end.as_ref().and_then(|end| end.session_open);
     let (output, usage, error) = match end {
         // It had finished, or has its own word about what went wrong.
         Some(end) if end.status == Status::Succeeded => return end,
@@ -77,7 +78,7 @@ fn stopped(end: Option<TaskEnd>, reason: CancelReason, again: bool) -> TaskEnd {
         // Its own word about how it was stopped goes with it.
         | CancelReason::Removed => TaskEnd { error, ..TaskEnd::cancelled() },
     };
-    TaskEnd { output, usage, ..instead }
+    TaskEnd { output, usage, session_open, ..instead }
 }
 
 fn panicked(context: &TaskContext, again: bool) -> TaskEnd {

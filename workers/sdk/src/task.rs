@@ -174,6 +174,8 @@ pub struct TaskEnd {
     pub error: Option<TaskError>,
     /// What it used.
     pub usage: Option<Usage>,
+    /// Of an attempt in a session: whether that is there after it. `None`: it is.
+    pub session_open: Option<bool>,
 }
 
 impl TaskEnd {
@@ -223,8 +225,15 @@ impl TaskEnd {
         self
     }
 
+    /// Tells whether the task's session is there after it: the server hands out nothing more to one
+    /// that is not.
+    pub fn with_session_open(mut self, open: bool) -> Self {
+        self.session_open = Some(open);
+        self
+    }
+
     fn of(status: Status, error: Option<TaskError>) -> Self {
-        Self { status, output: None, error, usage: None }
+        Self { status, output: None, error, usage: None, session_open: None }
     }
 }
 

@@ -33,6 +33,7 @@ pub struct WorkerBuilder {
     pub(crate) stop_grace: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) lifeline: CancellationToken,
+    pub(crate) session_ended: Option<Arc<dyn Fn(&str) + Send + Sync>>,
 }
 
 impl Worker {
@@ -52,6 +53,7 @@ impl Worker {
             stop_grace: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(30),
             lifeline: CancellationToken::new(),
+            session_ended: None,
         }
     }
 
@@ -173,6 +175,12 @@ impl WorkerBuilder {
     /// cancelled, every task is told to stop at once, and `serve` or `connect` returns.
     pub fn lifeline(mut self, cut: CancellationToken) -> Self {
         self.lifeline = cut;
+        self
+    }
+
+    /// Called with the name of a session that nobody will name any more. Must not wait.
+    pub fn on_session_end(mut self, ended: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        self.session_ended = Some(Arc::new(ended));
         self
     }
 
