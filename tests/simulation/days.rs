@@ -306,6 +306,7 @@ impl Day {
                     error: None,
                     usage: None,
                     artifacts: Vec::new(),
+                    session_open: None,
                 };
                 self.tell(Event::Report(conn, Report::Result(Box::new(result))));
             }

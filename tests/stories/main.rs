@@ -17,6 +17,7 @@ mod pools;
 mod protocol_doc;
 mod python_worker;
 mod serving;
+mod sessions;
 mod seven_checks;
 mod status_board;
 mod support;

@@ -32,6 +32,7 @@ pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod recorder;
+pub(crate) mod sandbox;
 pub(crate) mod scripted;
 pub(crate) mod trace;
 

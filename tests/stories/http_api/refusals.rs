@@ -21,7 +21,9 @@ async fn what_is_wrong_is_told_by_a_problem_with_a_code() {
         ("POST", "/v1/tasks", r#"{"capability":"echo","priorty":1}"#, 422, "unknown_field"),
         ("POST", "/v1/tasks", r#"{"capability":"echo","priority":9}"#, 422, "invalid_field"),
         ("POST", "/v1/tasks", r#"{"capability":"ecko"}"#, 422, "unknown_capability"),
-        ("POST", "/v1/tasks", r#"{"capability":"echo","session":"s"}"#, 422, "not_supported"),
+        ("POST", "/v1/tasks", r#"{"capability":"echo","placement":{}}"#, 422, "not_supported"),
+        ("POST", "/v1/tasks", r#"{"capability":"echo","session":"a/b"}"#, 422, "invalid_field"),
+        ("DELETE", "/v1/sessions/nobody", "", 404, "no_such_session"),
         ("POST", "/v1/tasks?wait=9h", r#"{"capability":"echo"}"#, 422, "invalid_field"),
         ("POST", "/v1/tasks?wiat=9s", r#"{"capability":"echo"}"#, 422, "unknown_field"),
         ("POST", "/v1/tasks", r#"{"capability":"echo","idempotency_key":"k"}"#, 422, "invalid_field"),
@@ -52,7 +54,6 @@ async fn what_is_wrong_is_told_by_a_problem_with_a_code() {
         ("POST", "/v1/workers", "workers", 400, "not_json"),
         ("POST", "/v1/topology/plan", "workers: [{name: 7x7, slots: 0}]", 422, "topology_invalid"),
         ("POST", "/-/reload?allow_mass_removal=maybe", "", 422, "invalid_field"),
-        ("GET", "/v1/sessions", "", 404, "no_such_route"),
         ("PUT", "/v1/tasks", "", 405, "method_not_allowed"),
         ("GET", "/v1/workers/connect", "", 400, "bad_request"),
     ];

@@ -1,7 +1,6 @@
 //! The same configuration as it stands: the server launches the Python worker, which runs code in its
 //! sandbox.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -15,19 +14,8 @@ use super::{
 };
 use crate::support::asking::data;
 use crate::support::process::{free_port, send};
+use crate::support::sandbox::program;
 use crate::support::{PATIENCE, Server, eventually};
-
-/// The program, as the build leaves it beside the server's.
-fn program() -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_rollcall")).parent().expect("it is in a folder");
-    let program = built.join("rollcall-python-sandbox");
-    assert!(
-        program.exists(),
-        "{} is missing: run `make test`, or `cargo build --workspace` first",
-        program.display()
-    );
-    program
-}
 
 /// The configuration with this program at a free port, and the port.
 fn config() -> (String, String) {

@@ -63,6 +63,11 @@ pub fn offer(worker: WorkerBuilder, offer: &Offer) -> WorkerBuilder {
         (schemas::package_list(), Place::Anywhere, inputs::package_list),
         (schemas::code_analyze(), Place::Anywhere, inputs::analyze),
     ];
+    let sandbox = offer.sandbox.clone();
+    let worker = worker.on_session_end(move |session| {
+        // One that has ended already is no event.
+        sandbox.end_session(session);
+    });
     let worker = all.into_iter().fold(worker, |worker, (capability, place, read)| {
         worker.capability(capability, offer.handler(place, read))
     });
@@ -82,10 +87,11 @@ impl Offer {
         move |task, context| {
             let offer = offer.clone();
             Box::pin(async move {
-                match offer.request(place, read, &task) {
+                let end = match offer.request(place, read, &task) {
                     Ok(request) => offer.execute(place, request, &task, &context).await,
                     Err(end) => *end,
-                }
+                };
+                offer.with_session(end, &task)
             })
         }
     }
@@ -101,20 +107,22 @@ impl Offer {
                 let names = match inputs::packages(task.input.get()) {
                     Ok(_) if task.session.is_none() => return *needs_session(&task),
                     Ok(names) => names,
-                    Err(problem) => return refused("invalid_input", &problem),
+                    Err(problem) => {
+                        return offer.with_session(refused("invalid_input", &problem), &task);
+                    }
                 };
                 let running = offer.metrics.begin();
                 let installed = packages.install(&offer.sandbox, names, wall(&task), context.cancellation());
                 let (report, set) = installed.await;
                 drop(running);
-                let Some(set) = set else { return offer.end(report, &context).await };
+                let Some(set) = set else {
+                    return offer.with_session(offer.end(report, &context).await, &task);
+                };
                 let request = offer.plain(set.use_it(), &task);
-                let end = offer.execute(Place::Session, request, &task, &context).await;
-                if end.status == rollcall_worker_sdk::Status::Succeeded {
-                    offer.end(report, &context).await
-                } else {
-                    end
-                }
+                let used = offer.execute(Place::Session, request, &task, &context).await;
+                let succeeded = used.status == rollcall_worker_sdk::Status::Succeeded;
+                let end = if succeeded { offer.end(report, &context).await } else { used };
+                offer.with_session(end, &task)
             })
         }
     }
@@ -138,6 +146,14 @@ impl Offer {
         }
         let Wanted { program, inputs, outputs, .. } = wanted;
         Ok(Request { program, inputs, outputs, limits, wall: wall(task) })
+    }
+
+    /// Tells the server whether the task's session is there after it.
+    fn with_session(&self, end: TaskEnd, task: &Task) -> TaskEnd {
+        match &task.session {
+            None => end,
+            Some(session) => end.with_session_open(self.sandbox.has_session(session)),
+        }
     }
 
     fn plain(&self, program: Program, task: &Task) -> Request {

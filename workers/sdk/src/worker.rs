@@ -18,6 +18,9 @@ pub const WORKER_NAME: &str = "ROLLCALL_WORKER_NAME";
 #[derive(Clone)]
 pub struct Worker(pub(crate) Arc<Hub>);
 
+/// Hears of sessions that are over.
+type SessionEnded = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What a worker is; see [`Worker::builder`].
 pub struct WorkerBuilder {
     pub(crate) name: String,
@@ -33,7 +36,7 @@ pub struct WorkerBuilder {
     pub(crate) stop_grace: Duration,
     pub(crate) shutdown_grace: Duration,
     pub(crate) lifeline: CancellationToken,
-    pub(crate) session_ended: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub(crate) session_ended: Option<SessionEnded>,
 }
 
 impl Worker {
