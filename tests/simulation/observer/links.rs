@@ -89,8 +89,8 @@ impl Links {
             }
         }
         let holder = self.holds.entry(registration.instance.clone()).or_default();
-        holder.worker = Some(name.clone());
         if known {
+            holder.worker = Some(name.clone());
             holder.heard = moment;
         }
         self.heard_of.insert(name.clone());
