@@ -51,6 +51,8 @@ for_running() {
     # The sandbox worker isolates with bubblewrap and runs the system's Python.
     need bwrap bubblewrap
     if [ ! -x /usr/bin/python3 ]; then packages+=(python3); fi
+    # What `package.install` runs, in a sandbox as well.
+    if ! /usr/bin/python3 -I -c 'import pip' >/dev/null 2>&1; then packages+=(python3-pip); fi
 }
 
 for_monitoring() {
@@ -64,6 +66,12 @@ for_testing() {
     # Stories stop the server at its system calls, and look at its page in a real browser.
     need strace strace
     need chromium chromium
+    # Parts of CPython's own tests are run in the sandbox.
+    if ! /usr/bin/python3 -I -c 'import test.test_bisect' >/dev/null 2>&1; then
+        local version
+        version="$(/usr/bin/python3 -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo 3)"
+        packages+=("libpython$version-testsuite")
+    fi
     if [ ! -x "$1/bin/python3" ] && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         packages+=(python3 python3-venv)
     fi

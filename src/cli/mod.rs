@@ -11,6 +11,7 @@ use crate::supervise::lifeline;
 
 mod backup;
 mod check;
+mod doctor;
 mod events;
 mod failure;
 mod live;
@@ -51,6 +52,7 @@ struct Arguments {
 enum Verb {
     Serve(serve::Serve),
     Check(check::Check),
+    Doctor(doctor::Doctor),
     Plan(plan::Plan),
     Schema(schema::Schema),
     Reload(reload::Reload),
@@ -82,6 +84,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Serve(verb) => wait(verb.run()),
         Verb::Check(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
         Verb::Schema(verb) => verb.run(),
         Verb::Replay(verb) => verb.run(),
         Verb::Backup(verb) => verb.run(),

@@ -48,8 +48,9 @@ pub(crate) const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32",
 /// The parts of `/etc` that programs need to start; nothing of it is secret.
 const SYSTEM_FILES: [&str; 3] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"];
 
-const PASSWD: &[u8] = b"sandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n";
-const GROUP: &[u8] = b"sandbox:x:1000:\n";
+/// Programs look root up by its number, although nobody is root here.
+const PASSWD: &[u8] = b"root:x:0:0:root:/:/bin/false\nsandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n";
+const GROUP: &[u8] = b"root:x:0:\nsandbox:x:1000:\n";
 
 const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),

@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::guard;
 use common::{
     AMPLE, Heard, eventually, processes_with, python, run, sandbox, sandbox_with, shell, stderr, stdout,
     within,
@@ -42,6 +43,7 @@ for _ in range(3):
 
 #[tokio::test]
 async fn a_fork_bomb_is_bounded_and_gone_afterwards() {
+    guard::harness();
     let limits = Limits { processes: 32, ..Limits::default() };
     let sandbox = sandbox_with(limits).await;
     let bounded = "
@@ -64,6 +66,16 @@ print(made)
     let report = run(&sandbox, bomb).await;
     assert_eq!(report.outcome, Outcome::Timeout);
     assert!(processes_with("bomb() { bomb").is_empty());
+    let in_python =
+        "import os, time\nfor _ in range(64):\n    try: os.fork()\n    except BlockingIOError: time.sleep(1)";
+    let bomb = run(&sandbox, within(Duration::from_secs(2), python(in_python)));
+    let beside = async {
+        // Others answer meanwhile.
+        let report = run(&sandbox, python("print(1)")).await;
+        assert_eq!((report.outcome, stdout(&report).as_str()), (Outcome::Ok, "1\n"), "{}", stderr(&report));
+    };
+    let (report, ()) = tokio::join!(bomb, beside);
+    assert!(matches!(report.outcome, Outcome::Timeout | Outcome::Ok), "{:?}", report.outcome);
     assert_eq!(run(&sandbox, python("print(1)")).await.outcome, Outcome::Ok, "the slot is usable again");
 }
 
@@ -216,13 +228,16 @@ except OSError:
 print(open("/proc/self/status").read().split("CapEff:")[1].split()[0], os.getuid())
 import fcntl, termios
 master, slave = os.openpty()
-try:
-    fcntl.ioctl(slave, termios.TIOCSTI, b"x"); print("typed")
-except PermissionError:
-    print("mute")
+for request in (termios.TIOCSTI, getattr(termios, "TIOCLINUX", 0x541C)):
+    try:
+        fcntl.ioctl(slave, request, b"x"); print("typed")
+    except PermissionError:
+        print("mute")
 "#;
     let report = run(&sandbox().await, python(code)).await;
-    assert_eq!(stdout(&report), "{}\n0000000000000000 1000\nmute\n", "{}", stderr(&report));
+    assert_eq!(stdout(&report), "{}\n0000000000000000 1000\nmute\nmute\n", "{}", stderr(&report));
+    let nested = run(&sandbox().await, shell("bwrap --ro-bind / / --unshare-user true")).await;
+    assert_ne!(nested.outcome, Outcome::Ok, "a sandbox in the sandbox would have capabilities");
 }
 
 #[tokio::test]
@@ -361,4 +376,40 @@ fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a known line");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[tokio::test]
+async fn a_million_files_and_one_of_sixty_terabytes_hurt_nobody() {
+    let sandbox = sandbox_with(small()).await;
+    let many = "for i in range(1_000_000): open(f'/workspace/{i}', 'x').close()";
+    let report = run(&sandbox, within(Duration::from_secs(15), python(many))).await;
+    let told = [Outcome::OutOfMemory, Outcome::DiskFull, Outcome::Timeout];
+    assert!(told.contains(&report.outcome), "{:?}: {}", report.outcome, report.message);
+    let sparse = "import os\nf = open('/workspace/f', 'wb')\ntry: f.truncate(60 << 40); print(os.stat('/workspace/f').st_blocks)\n\
+                  except OSError as problem: print(0)";
+    let report = run(&sandbox, python(sparse)).await;
+    assert_eq!(stdout(&report), "0\n", "{}", stderr(&report));
+    assert_eq!(run(&sandbox, python("print(1)")).await.outcome, Outcome::Ok, "the slot is usable again");
+    sandbox.close().await;
+}
+
+#[tokio::test]
+async fn one_line_of_a_gigabyte_is_cut_while_it_comes() {
+    let sandbox = sandbox().await;
+    let before = resident_bytes();
+    let code = "import sys\npiece = 'x' * (1 << 20)\nfor _ in range(1024): sys.stdout.write(piece)";
+    let report = run(&sandbox, python(code)).await;
+    assert_eq!(report.outcome, Outcome::OutputLimit);
+    assert!(report.stdout.shown(4096).dropped > 60 * MIB);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 24 * MIB, "grew by {grown} bytes beside the other tests");
+}
+
+#[tokio::test]
+async fn a_busy_loop_in_c_ends_within_its_limit_and_the_grace() {
+    let begun = std::time::Instant::now();
+    let request = within(Duration::from_secs(1), python("while True: sum(range(10**9))"));
+    let report = run(&sandbox().await, request).await;
+    assert_eq!(report.outcome, Outcome::Timeout);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }

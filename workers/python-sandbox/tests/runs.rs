@@ -236,3 +236,65 @@ print(pwd.getpwuid(os.getuid()).pw_dir, os.getcwd())
     let expected = "thread\n[2, 4]\nchild\nasync\n/workspace /workspace\n";
     assert_eq!((report.outcome, stdout(&report).as_str()), (Outcome::Ok, expected), "{}", stderr(&report));
 }
+
+/// Parts of CPython's own tests, all of which pass on the host too: programs that nobody here wrote, which
+/// use processes, threads, pipes, temporary files, links, memory maps and event loops.
+const CPYTHON: [&str; 18] = [
+    "test_asyncio.test_locks",
+    "test_asyncio.test_queues",
+    "test_base64",
+    "test_bisect",
+    "test_dataclasses",
+    "test_dict",
+    "test_fractions",
+    "test_functools",
+    "test_heapq",
+    "test_int",
+    "test_json",
+    "test_mmap",
+    "test_pathlib",
+    "test_re",
+    "test_shutil",
+    "test_string",
+    "test_struct",
+    "test_tempfile",
+];
+
+#[tokio::test]
+async fn cpythons_own_tests_pass_inside() {
+    let sandbox = sandbox().await;
+    for names in CPYTHON.chunks(9) {
+        let mut argv = vec!["python3", "-I", "-m", "unittest", "-q"];
+        let modules: Vec<String> = names.iter().map(|name| format!("test.{name}")).collect();
+        argv.extend(modules.iter().map(String::as_str));
+        let limit = Duration::from_secs(240);
+        let report = run(&sandbox, within(limit, command(&argv, ""))).await;
+        let told = stderr(&report);
+        assert!(
+            !told.contains("No module named 'test."),
+            "CPython's tests are missing: run scripts/setup.sh run test VENV, or apt-get install \
+             libpython3.NN-testsuite"
+        );
+        assert_eq!(report.outcome, Outcome::Ok, "{told}");
+        let ran: u32 =
+            told.split("Ran ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
+        assert!(ran > 100, "only {ran} tests ran: {told}");
+    }
+    sandbox.close().await;
+}
+
+#[tokio::test]
+async fn output_that_would_move_a_terminal_is_passed_on_as_it_is() {
+    let code = "print('\\x1b[31m\\x1b]52;c;aGk=\\x07\\u202e\\x00', end='')";
+    let report = run(&sandbox().await, python(code)).await;
+    assert_eq!(stdout(&report), "\u{1b}[31m\u{1b}]52;c;aGk=\u{7}\u{202e}\0", "escaping is for who shows it");
+}
+
+#[tokio::test]
+async fn three_megabytes_of_code_run_and_a_mark_of_byte_order_is_no_error() {
+    let code = format!("x = '''{}'''\nprint(len(x))", "y".repeat(3 << 20));
+    let report = run(&sandbox().await, python(&code)).await;
+    assert_eq!(stdout(&report).trim(), (3 << 20).to_string(), "{}", stderr(&report));
+    let report = run(&sandbox().await, python("\u{feff}print(1)")).await;
+    assert_eq!(stdout(&report), "1\n", "{}", stderr(&report));
+}

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::link::{PROGRAM, TOKEN, Worker, call, text};
-use common::{eventually, processes_with};
+use common::{eventually, processes_with, wheels};
 use nix::sys::signal::{Signal, kill};
 use rollcall_protocol::{Cancel, FromServer, SUBPROTOCOL, Status};
 use serde_json::{Value, json};
@@ -156,4 +156,62 @@ async fn a_wrong_token_and_an_open_port_without_one_are_refused() {
     let output = call(Path::new(PROGRAM), &["--listen", "0.0.0.0:0"], |_| {}).await;
     assert!(!output.status.success());
     assert!(text(&output.stderr).contains("token"), "{}", text(&output.stderr));
+}
+
+#[tokio::test]
+async fn packages_come_from_wheels_and_from_nowhere_else() {
+    let (wheels, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    // The sandbox's own user must get there.
+    for folder in [&wheels, &home] {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("our own folder");
+    }
+    for (name, megabytes) in [("small", 0), ("other", 0), ("huge", 210)] {
+        wheels::make(wheels.path(), name, "1.0", megabytes);
+    }
+    std::fs::write(wheels.path().join("source-1.0.tar.gz"), "no wheel").expect("a file");
+    let config = home.path().join("sandbox.yaml");
+    let text = format!(
+        "packages: {{ wheels: {:?}, home: {:?} }}\nwarm: {{ size: 0 }}\n",
+        wheels.path(),
+        home.path()
+    );
+    std::fs::write(&config, text).expect("a file");
+    let worker = Worker::start_as(&[PROGRAM, "--config", config.to_str().expect("UTF-8")]).await;
+    let (mut link, register) = worker.meet().await;
+    let offers = register["capabilities"].as_array().expect("a list");
+    assert!(offers.iter().any(|offer| offer["name"] == "package.install"));
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["small==1.0"] })).await;
+    assert_eq!(ended.status, Status::Succeeded, "{}", ended.output);
+    let installed = &ended.output["installed"][0];
+    assert_eq!((&installed["name"], &installed["version"]), (&json!("small"), &json!("1.0")));
+    assert_eq!(installed["sha256"].as_str().map(str::len), Some(64), "{installed}");
+    let code = "import small, subprocess, sys\nprint(small.VERSION, flush=True)\n\
+                subprocess.run([sys.executable, '-c', 'import small; print(small.__file__)'])\n\
+                open(small.__file__, 'a')";
+    let ended = link.run_in("a", "python.execute", json!({ "code": code })).await;
+    assert!(ended.live.starts_with("1.0\n/packages/"), "{}", ended.live);
+    assert_eq!(ended.output["error"]["type"], "PermissionError", "what is installed cannot be written");
+    let ended = link.run_in("a", "package.list", json!({})).await;
+    let listed = ended.output["packages"].as_array().expect("a list");
+    assert!(listed.iter().any(|one| one["name"] == "small"), "{}", ended.output);
+    // Another session has it only when it asks.
+    let ended = link.run_in("b", "python.execute", json!({ "code": "import small" })).await;
+    assert_eq!(ended.output["error"]["type"], "ModuleNotFoundError");
+    for wrong in
+        ["-r/etc/passwd", "../small", "https://example.org/x.whl", "small @ file:///wheels/x.whl", "--pre"]
+    {
+        let ended = link.run_in("a", "package.install", json!({ "packages": [wrong] })).await;
+        assert_eq!(ended.error, Some(("invalid_input".into(), false)), "{wrong}");
+    }
+    for missing in ["source", "nowhere", "small==2.0"] {
+        let ended = link.run_in("a", "package.install", json!({ "packages": [missing] })).await;
+        assert_eq!(ended.output["error"]["type"], "NotInstalled", "{missing}: {}", ended.output);
+    }
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["huge"] })).await;
+    assert_eq!(ended.error, Some(("disk_full".into(), false)), "{}", ended.output);
+    let ended = link.run("package.install", json!({ "packages": ["small"] })).await;
+    assert_eq!(ended.error, Some(("session_required".into(), false)));
+    let left = std::fs::read_dir(home.path().join("staging")).expect("its folder").count();
+    assert_eq!(left, 0, "nothing is left of installations");
 }

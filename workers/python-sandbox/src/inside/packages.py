@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -21,9 +22,13 @@ def install(request):
         command += ["--index-url", request["index"], "--proxy", forward(request["proxy"])]
     else:
         command += ["--no-index"]
+    # pip unpacks beside where it installs: `/tmp` is small, and memory.
+    scratch = os.path.join(request["target"], ".unpacked")
+    os.makedirs(scratch)
     done = subprocess.run([*command, "--", *request["packages"]], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                          env={**os.environ, "PIP_CONFIG_FILE": os.devnull})
+                          env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "TMPDIR": scratch})
+    shutil.rmtree(scratch, ignore_errors=True)
     if done.returncode != 0:
         raise runner.Refusal("NotInstalled", (done.stdout or "pip failed").strip())
     with open(REPORT) as file:

@@ -124,6 +124,17 @@ impl Link {
     }
 
     pub(crate) async fn execute(&mut self, task: &str, capability: &str, input: &Value, limit: Duration) {
+        self.execute_in(None, task, capability, input, limit).await;
+    }
+
+    pub(crate) async fn execute_in(
+        &mut self,
+        session: Option<&str>,
+        task: &str,
+        capability: &str,
+        input: &Value,
+        limit: Duration,
+    ) {
         let input = to_raw_value(input).expect("plain data");
         self.epoch += 1;
         self.send(&FromServer::from(Execute {
@@ -134,7 +145,7 @@ impl Link {
             capability: capability.into(),
             input: &input,
             deadline_ms: u64::try_from(limit.as_millis()).expect("short"),
-            session: None,
+            session: session.map(str::to_owned),
             session_new: None,
             session_ttl_ms: None,
             idempotency_key: None,
@@ -181,6 +192,11 @@ impl Link {
                 _ => {}
             }
         }
+    }
+
+    pub(crate) async fn run_in(&mut self, session: &str, capability: &str, input: Value) -> Ended {
+        self.execute_in(Some(session), "t", capability, &input, Duration::from_secs(60)).await;
+        self.ended("t").await
     }
 
     pub(crate) async fn run(&mut self, capability: &str, input: Value) -> Ended {

@@ -2,7 +2,9 @@
 //! words; none is ever passed over.
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub(crate) mod guard;
 pub(crate) mod link;
+pub(crate) mod wheels;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
