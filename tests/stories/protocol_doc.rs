@@ -35,7 +35,7 @@ fn every_frame_on_the_page_is_a_frame_and_none_is_missing() {
         assert!(whole, "not a frame of the wire: {text}");
         shown.insert(kind);
     }
-    let wire = "accepted artifact cancel credit drain error execute goodbye heartbeat output progress register registered \
+    let wire = "accepted artifact cancel credit drain end_session error execute goodbye heartbeat output progress register registered \
                 rejected result result_ack";
     assert_eq!(
         shown.iter().map(String::as_str).collect::<Vec<_>>(),
