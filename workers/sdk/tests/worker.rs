@@ -196,7 +196,8 @@ async fn register_tells_what_the_builder_was_told() {
     let (_server, register) = Serving::start(builder).await.connect().await;
     let expected = serde_json::json!({
         "type": "register", "name": "ann", "instance": "one", "pool": "p", "kind": "kind", "version": "1.2",
-        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [], "features": ["cancel", "resume", "output", "artifacts"],
+        "slots": 3, "labels": {"zone": "a"}, "isolation": "full", "attempts": [],
+        "features": ["cancel", "resume", "output", "artifacts", "sessions"],
         "capabilities": [{"name": "a.b", "description": "d", "input_schema": {"type": "object"}, "idempotent": true}],
     });
     assert_eq!(register, expected);
@@ -467,7 +468,10 @@ async fn pages_tell_how_the_worker_is() {
     server.execute(1, 1, "wait", LONG).await;
     server.frame("accepted").await;
     assert_eq!(serving.get("/healthz").await.1, "{\"status\":\"ok\",\"connected\":true,\"running\":1}\n");
-    assert_eq!(serving.get("/metrics").await.1, "up 1\n");
+    let (_, page) = serving.get("/metrics").await;
+    // The worker's own series come first, then those that every process has.
+    assert!(page.starts_with("up 1\n# HELP process_cpu_seconds_total "), "{page}");
+    assert!(page.contains("\nprocess_resident_memory_bytes "), "{page}");
     assert_eq!(serving.get("/nothing").await.0, "HTTP/1.1 404 Not Found");
 }
 
