@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::spawn::Program;
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -12,7 +13,6 @@ use rollcall_worker_sdk::Stream;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::process::Child;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ pub(crate) struct Pipes {
 
 /// See the module.
 pub(crate) struct Live {
-    child: Child,
+    child: Program,
     pipes: Pipes,
     group: Option<Cgroup>,
     seat: Seat,
@@ -108,7 +108,13 @@ pub(crate) struct Stuck {
 }
 
 impl Live {
-    pub(crate) fn new(child: Child, pipes: Pipes, group: Option<Cgroup>, seat: Seat, limits: Limits) -> Self {
+    pub(crate) fn new(
+        child: Program,
+        pipes: Pipes,
+        group: Option<Cgroup>,
+        seat: Seat,
+        limits: Limits,
+    ) -> Self {
         let (reader, status) = (FrameReader::default(), Vec::new());
         Self { child, pipes, group, seat, limits, reader, status, calls: 0, once: true }
     }
@@ -341,7 +347,7 @@ impl Live {
     /// Kills all of it. False when something would not go.
     async fn fell(&mut self) -> bool {
         // The kernel ends the rest with bwrap's outer process (`--die-with-parent`).
-        drop(self.child.start_kill());
+        self.child.kill_all();
         let emptied = match &self.group {
             Some(group) => group.empties(FALL_TIME).await || group.kill().await,
             None => true,
@@ -399,7 +405,7 @@ fn remember(status: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Asks politely. False when there is nobody to ask.
 async fn ask_to_stop(
-    child: &Child,
+    child: &Program,
     group: Option<&Cgroup>,
     known: &mut Vec<u8>,
     status: &mut pipe::Receiver,

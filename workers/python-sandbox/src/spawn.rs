@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, OsString};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -12,8 +13,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Pid, Uid};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -45,7 +47,7 @@ pub(crate) struct Launch {
 
 struct Order {
     launch: Launch,
-    reply: oneshot::Sender<io::Result<Child>>,
+    reply: oneshot::Sender<io::Result<Program>>,
 }
 
 /// The way to the forking thread, which ends with the last of these.
@@ -64,11 +66,47 @@ impl Spawner {
     }
 
     /// Starts a process.
-    pub(crate) async fn spawn(&self, launch: Launch) -> io::Result<Child> {
+    pub(crate) async fn spawn(&self, launch: Launch) -> io::Result<Program> {
         let (reply, answer) = oneshot::channel();
         let gone = || io::Error::other("the spawner thread is gone or has too many orders");
         self.orders.try_send(Order { launch, reply }).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+}
+
+/// A process that was started, with its group: whoever drops it ends both.
+#[derive(Debug)]
+pub(crate) struct Program(Child);
+
+impl Program {
+    /// Kills its whole group, unless it has been waited for. A bwrap that is killed in its first moments
+    /// leaves its own child waiting for it for ever: that one has not asked to die with it yet, and is
+    /// still in the group.
+    pub(crate) fn kill_all(&self) {
+        if let Some(group) = self.0.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // An error means that nothing of it is left.
+            let _none_left = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+impl Deref for Program {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Program {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
     }
 }
 
@@ -80,7 +118,7 @@ fn serve(orders: &Receiver<Order>, runtime: &Handle) {
     }
 }
 
-fn start(launch: Launch) -> io::Result<Child> {
+fn start(launch: Launch) -> io::Result<Program> {
     let Launch { program, arguments, inherit, entrances, identity, rlimits } = launch;
     let mut command = std::process::Command::new(program);
     // A group of its own: a signal for the worker's whole group (Ctrl-C) is for the worker to obey,
@@ -99,7 +137,7 @@ fn start(launch: Launch) -> io::Result<Child> {
     };
     before_exec(&mut command, in_child);
     let mut command = Command::from(command);
-    command.kill_on_drop(true).spawn()
+    command.kill_on_drop(true).spawn().map(Program)
 }
 
 /// Has every descriptor but the standard three closed by exec. The worker itself may have inherited
