@@ -277,15 +277,7 @@ impl Manager {
     /// # Errors
     /// [`Refusal::NoSuchWorker`], or [`CallError::Stopped`].
     pub async fn operator(&self, word: OperatorWord, by: Option<Arc<str>>) -> Result<(), CallError> {
-        let request = self.request();
-        match self.ask(request, Event::Operator(word, by, request)).await? {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Done
-            | Answer::Accepted(_)
-            | Answer::Replayed(_)
-            | Answer::ReplayedFromArchive(_)
-            | Answer::Cancel(_) => Ok(()),
-        }
+        self.word(|request| Event::Operator(word, by, request)).await
     }
 
     /// Takes a person's word about a pool. When it returns, the pools show it.
@@ -293,15 +285,7 @@ impl Manager {
     /// # Errors
     /// [`Refusal::NoSuchPool`], [`Refusal::SizeOutOfBounds`], or [`CallError::Stopped`].
     pub async fn pool_word(&self, word: PoolWord, by: Option<Arc<str>>) -> Result<(), CallError> {
-        let request = self.request();
-        match self.ask(request, Event::Pool(word, by, request)).await? {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Done
-            | Answer::Accepted(_)
-            | Answer::Replayed(_)
-            | Answer::ReplayedFromArchive(_)
-            | Answer::Cancel(_) => Ok(()),
-        }
+        self.word(|request| Event::Pool(word, by, request)).await
     }
 
     /// The pools, and what was decided about them.
@@ -345,15 +329,7 @@ impl Manager {
     /// # Errors
     /// [`Refusal::NoSuchSession`], or [`CallError::Stopped`].
     pub async fn end_session(&self, tenant: Tenant, session: SessionName) -> Result<(), CallError> {
-        let request = self.request();
-        match self.ask(request, Event::EndSession(tenant, session, request)).await? {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Done
-            | Answer::Accepted(_)
-            | Answer::Replayed(_)
-            | Answer::ReplayedFromArchive(_)
-            | Answer::Cancel(_) => Ok(()),
-        }
+        self.word(|request| Event::EndSession(tenant, session, request)).await
     }
 
     /// What a scrape needs of the core, exact at one moment.
@@ -444,6 +420,19 @@ impl Manager {
         if self.call(Call::Shutdown(drain_timeout, reply)).await.is_ok() {
             // An error means that the loop is gone, which is what was asked for.
             drop(done.await);
+        }
+    }
+
+    /// Tells the core what somebody wants; it is done, or refused.
+    async fn word(&self, event: impl FnOnce(RequestId) -> Event) -> Result<(), CallError> {
+        let request = self.request();
+        match self.ask(request, event(request)).await? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Done
+            | Answer::Accepted(_)
+            | Answer::Replayed(_)
+            | Answer::ReplayedFromArchive(_)
+            | Answer::Cancel(_) => Ok(()),
         }
     }
 

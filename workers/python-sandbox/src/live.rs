@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::spawn::Program;
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -22,6 +21,7 @@ use crate::frame::{self, Done, Forged, Frame, FrameReader, MadeFile};
 use crate::limits::{GRACE, Limits, OUTPUT_KILL_FACTOR};
 use crate::outcome::Output;
 use crate::seats::Seat;
+use crate::spawn::Program;
 use crate::verdict::{self, End};
 
 /// How often the count of memory kills is looked at while a program runs.
