@@ -124,7 +124,7 @@ pub(super) const LIST_QUERY: &[&str] =
 pub(super) const ROUTES: &[Route] = &[
     route(Post, "/v1/tasks", E::SubmitTask, &[200, 202], &[400, 413, 422, 429, 503], &["wait"], "Submit a task, and wait for its end or not"),
     route(Post, "/v1/tasks/batch", E::SubmitBatch, &[200], &[400, 413, 422, 503], &[], "Submit up to 1,000 tasks at once, each with an answer of its own"),
-    route(Get, "/v1/tasks", E::ListTasks, &[200], &[422], LIST_QUERY, "List tasks, newest first"),
+    route(Get, "/v1/tasks", E::ListTasks, &[200], &[422], LIST_QUERY, "List tasks, newest first, as they are now; where there is a `next_cursor` a page may be short"),
     route(Get, "/v1/tasks/{id}", E::GetTask, &[200], &[404], &[], "Show a task"),
     route(Get, "/v1/tasks/{id}/events", E::TaskEvents, &[200, 204], &[404, 503], &[], "Follow a task: states, output and progress as server-sent events"),
     route(Get, "/v1/tasks/{id}/artifacts/{name}", E::TaskArtifact, &[200, 206, 304], &[404, 410, 416, 503], &[], "Get a file that a task made"),

@@ -217,6 +217,11 @@ impl Log {
         self.current.is_some()
     }
 
+    /// The newest state that was published here, and when it came.
+    pub(super) fn newest_state(&self) -> Option<(StateChange, Wall)> {
+        self.current.as_ref().map(|(_, at, change)| (change.clone(), *at))
+    }
+
     /// Whether it has taken in this task's final state.
     pub(super) fn is_final(&self) -> bool {
         self.current.as_ref().is_some_and(|(_, _, change)| change.state.is_final())

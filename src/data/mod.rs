@@ -101,6 +101,12 @@ impl TaskLogs {
         self.settle(&mut shelf, task, grown);
     }
 
+    /// The newest state of a task that was handed over, and since when it is in it; `None` for one that
+    /// was not, and that nobody watches.
+    pub fn newest_state(&self, task: TaskId) -> Option<(StateChange, Wall)> {
+        self.shelf().logs.get(&task)?.newest_state()
+    }
+
     /// A task's final record goes to the store: so does this, its log up to there, under the numbers
     /// that its watchers are told. `None` for a task that said nothing and that nobody watched.
     pub fn conclude(&self, record: &TaskRecord) -> Option<Bytes> {

@@ -228,7 +228,8 @@ impl Manager {
         known.ok_or(CallError::Refused(Refusal::NoSuchTask))
     }
 
-    /// Finished and live tasks, as the store lists them (at most 50 ms behind).
+    /// Finished and live tasks, as the store has them (at most 50 ms behind, and without what the
+    /// journal is not told; see [`Manager::tasks`]).
     pub fn archive(&self) -> &Reads {
         &self.0.reads
     }

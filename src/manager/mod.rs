@@ -7,6 +7,7 @@ mod clock;
 pub mod desired;
 mod handle;
 mod links;
+mod listing;
 mod narrate;
 pub mod pools;
 mod recorder;

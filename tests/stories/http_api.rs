@@ -274,3 +274,49 @@ async fn the_metrics_can_have_a_listener_of_their_own() {
     assert_eq!(status(server.client(), "/metrics").await, 404);
     assert_eq!(status(server.client(), "/v1/status").await, 200);
 }
+
+/// What the journal is not told, a list shows all the same: that an attempt began.
+#[tokio::test]
+async fn a_list_shows_tasks_as_they_are_and_finds_them_by_that() {
+    let server = Server::start(MOCKS);
+    server.worker_is("slow", "ready").await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let task = server.submit_as(json!({ "capability": "slow" })).await;
+        ids.push(task["id"].as_str().expect("an id").to_owned());
+    }
+    let is = async |number: usize, state: &str| server.task_is(&json!({ "id": ids[number] }), state).await;
+    is(0, "running").await;
+    is(1, "running").await;
+    let listed = async |query: &str| {
+        let page = server.get(&format!("/v1/tasks?{query}")).await;
+        let items = page["items"].as_array().expect("a list").clone();
+        let of = |item: &Value, field: &str| item[field].as_str().unwrap_or_default().to_owned();
+        let found: Vec<_> = items.iter().map(|item| (of(item, "id"), of(item, "state"))).collect();
+        (found, page["next_cursor"].clone(), items)
+    };
+    let as_shown = |numbers: &[(usize, &str)]| -> Vec<(String, String)> {
+        numbers.iter().map(|(number, state)| (ids[*number].clone(), (*state).to_owned())).collect()
+    };
+    let (all, _, items) = listed("capability=slow").await;
+    let waiting = [(4, "queued"), (3, "queued"), (2, "queued")];
+    let running = [(1, "running"), (0, "running")];
+    assert_eq!(all, as_shown(&[&waiting[..], &running[..]].concat()));
+    for field in ["/started_at", "/attempts/0/started_at"] {
+        assert!(items[4].pointer(field).is_some_and(Value::is_string), "{field}: {}", items[4]);
+    }
+    assert_eq!(listed("state=running").await.0, as_shown(&running));
+    assert_eq!(listed("state=queued").await.0, as_shown(&waiting));
+    assert_eq!(listed("state=assigned").await.0, []);
+    // Page by page, and each task once.
+    let (first, next, _) = listed("state=queued&limit=2").await;
+    let (rest, end, _) =
+        listed(&format!("state=queued&limit=2&cursor={}", next.as_str().expect("more"))).await;
+    assert_eq!(([first, rest].concat(), end), (as_shown(&waiting), Value::Null));
+
+    // One ends, and the next one begins.
+    assert!([200, 202].contains(&server.post(&format!("/v1/tasks/{}/cancel", ids[0]), "").await.0));
+    is(2, "running").await;
+    assert_eq!(listed("state=running").await.0, as_shown(&[(2, "running"), (1, "running")]));
+    assert_eq!(listed("state=cancelled").await.0, as_shown(&[(0, "cancelled")]));
+}

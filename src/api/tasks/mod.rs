@@ -103,7 +103,7 @@ pub(super) async fn list(state: &AppState, request: &Request<Incoming>) -> Reply
         limit,
         before: query.parsed::<TaskId>("cursor", "the `next_cursor` of the page before")?,
     };
-    let page = state.manager().archive().list(query).await.map_err(Problem::from)?;
+    let page = state.manager().tasks(query).await.map_err(Problem::from)?;
     let mut out = Vec::with_capacity(64 + 1_024 * page.items.len());
     let mut object = Object::new(&mut out);
     let write = if whole { json_form::write } else { json_form::write_outline };
