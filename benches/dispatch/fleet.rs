@@ -14,6 +14,9 @@ use crate::{Effort, Failure};
 /// What is weighed and timed here needs no disk.
 const MEMORY: &str = "store: { kind: memory }";
 
+/// Tasks whose p99 is told, alone and beside scrapes.
+const BESIDE: usize = 400;
+
 /// Series per worker on `/metrics/workers`.
 const SERIES: usize = 8;
 
@@ -59,10 +62,53 @@ pub(crate) fn many_workers(effort: Effort, report: &mut Report) -> Result<(), Fa
         }
     }
     report.page_ms = Some(median(&pages));
+    let fleets = (0..5).map(|_| timed(|| process::get(&address, "/metrics")));
+    report.fleet_page_ms = Some(median(&fleets.collect::<Result<Vec<_>, Failure>>()?));
+    report.beside_scrapes = Some(beside_scrapes(&address)?);
     report.page_bytes = bytes;
     report.direct_ms = Some(direct_writing(effort.fleet));
     report.fleet = effort.fleet;
     Ok(())
+}
+
+/// How long a request takes, in milliseconds; it must be answered with 200.
+fn timed(request: impl FnOnce() -> std::io::Result<(u16, Vec<u8>)>) -> Result<f64, Failure> {
+    let began = Instant::now();
+    let (status, answer) = request()?;
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    if status != 200 {
+        return Err(format!("status {status}: {}", String::from_utf8_lossy(&answer)).into());
+    }
+    Ok(took)
+}
+
+/// The p99 of tasks while the page of all workers is scraped without a pause, over that of tasks alone.
+fn beside_scrapes(address: &str) -> Result<f64, Failure> {
+    let p99 = || -> Result<f64, Failure> {
+        let task = r#"{"capability":"bench.one"}"#;
+        let one = |_| timed(|| process::request(address, "POST", "/v1/tasks?wait=10s", task));
+        let mut times = (0..BESIDE).map(one).collect::<Result<Vec<f64>, Failure>>()?;
+        times.sort_by(f64::total_cmp);
+        Ok(times[BESIDE * 99 / 100])
+    };
+    let alone = p99()?;
+    let over = AtomicU64::new(0);
+    let (beside, scrapes) = std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let mut scrapes = 0;
+            while over.load(Ordering::Relaxed) == 0 {
+                scrapes += u32::from(process::get(address, "/metrics/workers").is_ok());
+            }
+            scrapes
+        });
+        let beside = p99();
+        over.store(1, Ordering::Relaxed);
+        (beside, scraper.join().unwrap_or(0))
+    });
+    if scrapes == 0 {
+        return Err("nothing was scraped beside the tasks".into());
+    }
+    Ok(beside? / alone)
 }
 
 /// A file of mock workers in which only the first one's slots vary.
@@ -70,9 +116,12 @@ fn entries(workers: usize, slots: u32) -> String {
     let mut text = String::new();
     for n in 1..=workers {
         let slots = if n == 1 { slots } else { 4 };
+        // One of them has work.
+        let more = if n == 1 { ", bench.one" } else { "" };
+        let mock = if n == 1 { ", mock: { latency: 1ms }" } else { "" };
         writeln!(
             text,
-            "  - {{ name: mock-{n}, interface: mock, capabilities: [bench.mock], slots: {slots} }}"
+            "  - {{ name: mock-{n}, interface: mock, capabilities: [bench.mock{more}], slots: {slots}{mock} }}"
         )
         .expect("a String takes everything");
     }

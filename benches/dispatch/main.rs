@@ -4,6 +4,7 @@
 //! succeeds whatever the figures are, and fails only when it could not measure.
 #![expect(clippy::print_stdout, reason = "a report is printed")]
 
+mod counting;
 mod durable;
 mod fleet;
 mod journal;
@@ -82,6 +83,7 @@ fn measure(effort: Effort, with_rollcall: bool) -> Result<(), Failure> {
         fleet::many_workers(effort, &mut report)?;
         durable::durable(effort, &mut report)?;
         queue::core(&mut report)?;
+        counting::cost(&mut report)?;
     }
     report.seconds = began.elapsed().as_secs_f64();
 

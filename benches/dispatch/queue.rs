@@ -34,25 +34,39 @@ struct Stage {
     next: u64,
     /// Attempts that run, oldest first.
     running: std::collections::VecDeque<(ConnId, TaskId, Epoch)>,
+    /// What it told for metrics and logs, where somebody asked to know.
+    notes: Option<Vec<Note>>,
+}
+
+/// A worker of one slot.
+pub(crate) fn spec(name: &WorkerName) -> WorkerSpec {
+    WorkerSpec {
+        name: name.clone(),
+        formerly: None,
+        origin: Origin::File,
+        pool: None,
+        interface: InterfaceKind::Websocket,
+        endpoint: Some("ws://127.0.0.1:1".into()),
+        capabilities: Some(vec!["echo".into()]),
+        slots: Some(1),
+        timeout: Duration::from_secs(600),
+        labels: BTreeMap::new(),
+        launch: None,
+        mock: MockSpec::default(),
+    }
+}
+
+/// What the core tells of so many tasks that all go well, for metrics and logs.
+pub(crate) fn notes_of(tasks: usize) -> Result<Vec<Note>, Failure> {
+    let mut stage = Stage::new(1, 0)?;
+    stage.notes = Some(Vec::new());
+    stage.run(tasks)?;
+    stage.notes.take().filter(|notes| notes.len() >= tasks).ok_or_else(|| "the core told nothing".into())
 }
 
 impl Stage {
     /// Workers of one slot each that are all ready, and so many tasks that wait behind busy ones.
     fn new(workers: usize, waiting: usize) -> Result<Self, Failure> {
-        let spec = |name: &WorkerName| WorkerSpec {
-            name: name.clone(),
-            formerly: None,
-            origin: Origin::File,
-            pool: None,
-            interface: InterfaceKind::Websocket,
-            endpoint: Some("ws://127.0.0.1:1".into()),
-            capabilities: Some(vec!["echo".into()]),
-            slots: Some(1),
-            timeout: Duration::from_secs(600),
-            labels: BTreeMap::new(),
-            launch: None,
-            mock: MockSpec::default(),
-        };
         let names: Vec<WorkerName> = (1..=workers).map(|n| WorkerName::from(format!("worker-{n}"))).collect();
         let settings = Settings { max_depth: 1_000_000, ..Settings::default() };
         let topology = Topology {
@@ -67,6 +81,7 @@ impl Stage {
             effects: Vec::new(),
             next: 1,
             running: Default::default(),
+            notes: None,
         };
         stage.tell(Event::Desired(Arc::new(topology)));
         for (number, name) in names.iter().enumerate() {
@@ -103,7 +118,17 @@ impl Stage {
     /// Nanoseconds that a task takes: submitted, handed over, begun, ended.
     fn time(&mut self, backlog: bool) -> Result<f64, Failure> {
         let began = Instant::now();
-        for _ in 0..TASKS {
+        self.run(TASKS)?;
+        let nanos = began.elapsed().as_nanos() as f64 / TASKS as f64;
+        if self.running.is_empty() == backlog {
+            return Err("the core did not hand over what waits".into());
+        }
+        Ok(nanos)
+    }
+
+    /// So many tasks, one after another.
+    fn run(&mut self, tasks: usize) -> Result<(), Failure> {
+        for _ in 0..tasks {
             // With a backlog the new one waits at the end, and the end of another lets one go.
             self.submit();
             let (conn, task, epoch) = self.running.pop_front().ok_or("no task runs")?;
@@ -121,11 +146,7 @@ impl Stage {
             };
             self.tell(Event::Report(conn, rollcall::fleet::Report::Result(Box::new(result))));
         }
-        let nanos = began.elapsed().as_nanos() as f64 / TASKS as f64;
-        if self.running.is_empty() == backlog {
-            return Err("the core did not hand over what waits".into());
-        }
-        Ok(nanos)
+        Ok(())
     }
 
     fn submit(&mut self) {
@@ -154,6 +175,11 @@ impl Stage {
                 }
                 // The roster must be durable before the first hand-over.
                 Effect::Record(seq, _) if self.fleet.awaited().is_some() => up_to = Some(seq),
+                Effect::Note(note) => {
+                    if let Some(notes) = &mut self.notes {
+                        notes.push(note);
+                    }
+                }
                 _ => {}
             }
         }

@@ -74,6 +74,8 @@ pub(crate) struct Report {
     pub(crate) on_disk: OnDisk,
     /// What the core takes for a task.
     pub(crate) core: Vec<CoreCost>,
+    /// What counting takes of a task, in nanoseconds.
+    pub(crate) counting_nanos: Option<f64>,
     /// Memory of one idle worker connection, in bytes.
     pub(crate) idle_connection: Option<u64>,
     /// Among how many that was measured.
@@ -82,6 +84,10 @@ pub(crate) struct Report {
     pub(crate) reload_ms: Option<f64>,
     /// How long the page of per-worker series took, in milliseconds.
     pub(crate) page_ms: Option<f64>,
+    /// How long the page of the fleet took beside so many workers, in milliseconds.
+    pub(crate) fleet_page_ms: Option<f64>,
+    /// The p99 of tasks while that page of workers was scraped, over that of tasks alone.
+    pub(crate) beside_scrapes: Option<f64>,
     /// How long that page is.
     pub(crate) page_bytes: usize,
     /// How long writing as many series directly took, in milliseconds.
@@ -164,6 +170,10 @@ impl Report {
         let start = median(&self.rollcall.starts) / median(&self.proxy.starts);
         targets.push(line("start to ready", 5.0, 2.0, start, "x (d)", false));
         targets.push(line("idle memory", 20.0, 12.0, mebibytes(self.rollcall.idle_memory), "MiB", false));
+        if let Some(nanos) = self.counting_nanos {
+            let share = 100.0 * nanos / 1e3 / self.rollcall.median(16, |s| s.cpu_us);
+            targets.push(line("cost of metrics, of CPU per task at 16", 5.0, 2.0, share, "%", false));
+        }
         if let Some(bytes) = self.idle_connection {
             let property = format!("idle worker connection (of {})", self.idle_workers);
             targets.push(line(&property, 12.0, 8.0, bytes as f64 / 1024.0, "KiB", false));
@@ -175,6 +185,13 @@ impl Report {
         if let (Some(page), Some(direct)) = (self.page_ms, self.direct_ms) {
             let property = format!("/metrics/workers, {} workers", self.fleet);
             targets.push(line(&property, 2.0, 1.2, page / direct, "x direct", false));
+        }
+        if let Some(took) = self.fleet_page_ms {
+            let property = format!("/metrics, {} workers", self.fleet);
+            targets.push(line(&property, 20.0, 10.0, took, "ms", false));
+        }
+        if let Some(ratio) = self.beside_scrapes {
+            targets.push(line("dispatch p99 while workers are scraped", 2.0, 1.2, ratio, "x alone", false));
         }
         let of = |samples: &[Sample], clients| {
             let rates = samples.iter().filter(|sample| sample.concurrency == clients);
