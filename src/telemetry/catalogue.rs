@@ -87,16 +87,15 @@ impl Family {
 /// 100 µs to 10 s.
 pub const FAST: [f64; 16] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// 100 µs to 1 min.
-pub const HOOK: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    30.0, 60.0,
-];
-/// 100 µs to 15 min.
-pub const WIDE: &[f64] = &[
-    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    120.0, 300.0, 900.0,
-];
+/// 500 µs to 10 s, coarser than [`FAST`]: there is one of these for each route, and each pool.
+pub const COARSE: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
+/// 10 ms to 1 min, coarse: a program is started for each, so there are few, and none is quicker.
+pub const HOOK: &[f64] = &[0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// 100 ms to 1 h, coarse: of what happens to a pool a few times a day.
+pub const RARE: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// 500 µs to 15 min.
+pub const WIDE: &[f64] =
+    &[0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 /// 10 ms to 1 h.
 pub const EXEC: &[f64] = &[
     0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0,
@@ -266,15 +265,16 @@ families! {
         WORKER_SLOTS: Gauge, "rollcall_worker_slots", [POOL, label!("state" = "used" "free" "unavailable")],
             "Slots; free ones are on ready workers only, utilisation is used by used and free.";
         CONNECTS: Counter, "rollcall_worker_connects_total",
-            [POOL, label!("outcome" = ConnectOutcome::ALL, ConnectOutcome::as_str)], "Tries to connect.";
-        CONNECT_SECONDS: Histogram(&FAST), "rollcall_worker_connect_seconds", [POOL],
-            "From dialling to registered.";
+            [POOL, label!("outcome" = ConnectOutcome::ALL, ConnectOutcome::as_str)],
+            "Tries to connect; outcomes of dialling are there for pools that are dialled.";
+        CONNECT_SECONDS: Histogram(COARSE), "rollcall_worker_connect_seconds", [POOL],
+            "From dialling to registered, for pools that are dialled.";
         DISCONNECTS: Counter, "rollcall_worker_disconnects_total",
             [POOL, label!("reason" = Why::ALL, Why::as_str)],
             "Connections that ended; the last five reasons are planned.";
         POOL_RECONNECTS: Counter, "rollcall_pool_reconnects_total", [POOL],
             "Connections made again after a loss.";
-        DOWNTIME: Histogram(EXEC), "rollcall_worker_downtime_seconds", [POOL],
+        DOWNTIME: Histogram(RARE), "rollcall_worker_downtime_seconds", [POOL],
             "From disconnected to registered again.";
         HEARTBEATS: Counter, "rollcall_worker_heartbeats_total",
             [POOL, label!("outcome" = "on_time" "late" "missed")],
@@ -312,7 +312,7 @@ families! {
             [POOL, label!("outcome" = "ok" "error" "timeout")], "Calls of a pool's provider.";
         AUTOSCALER_HOOK_SECONDS: Histogram(HOOK), "rollcall_autoscaler_hook_seconds", [POOL],
             "How long they took.";
-        AUTOSCALER_TIME_TO_CAPACITY: Histogram(EXEC), "rollcall_autoscaler_time_to_capacity_seconds", [POOL],
+        AUTOSCALER_TIME_TO_CAPACITY: Histogram(RARE), "rollcall_autoscaler_time_to_capacity_seconds", [POOL],
             "From the decision to a worker that takes tasks.";
     }
     PER_WORKER => {
@@ -372,7 +372,7 @@ families! {
     "API" => {
         HTTP_REQUESTS: Counter, "rollcall_http_requests_total",
             [METHOD, program("route"), program("code")], "Requests answered.";
-        HTTP_DURATION: Histogram(&FAST), "rollcall_http_request_duration_seconds", [METHOD, program("route")],
+        HTTP_DURATION: Histogram(COARSE), "rollcall_http_request_duration_seconds", [METHOD, program("route")],
             "From the request's head to the answer; streams of events do not count.";
         HTTP_IN_FLIGHT: Gauge, "rollcall_http_requests_in_flight", [], "Requests that are being answered.";
         HTTP_REJECTED: Counter, "rollcall_http_rejected_total",

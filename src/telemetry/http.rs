@@ -8,8 +8,8 @@ use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, Regi
 
 use super::build::{ByWord, counter, counters, gauge, histograms};
 use super::catalogue as c;
-use super::labels::OTHER;
 use super::metrics::Metrics;
+use super::names::OTHER;
 
 /// The methods that are told apart; the last stands for all others.
 pub(super) const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", OTHER];

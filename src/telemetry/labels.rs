@@ -2,135 +2,17 @@
 //! that they vanish with the topology that named them. Handles are cached, so that counting needs
 //! one look into a map and no label is put together on the way.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, Registry};
-use rustc_hash::FxHashMap;
+use prometheus::{HistogramVec, IntCounterVec, Registry};
 
 use super::build::{ByWord, counters, detached_counters, histograms};
 use super::catalogue::{self, Family};
-use crate::fleet::{Capability, PoolName, Source, Topology, WorkerName};
-
-/// Names with series of their own, for capabilities and pools each.
-pub(super) const MAX_NAMES: usize = 200;
-/// What the rest is counted under.
-pub(super) const OTHER: &str = "other";
-/// The pool of workers that have none; reserved.
-pub(super) const STATIC: &str = "static";
-
-/// The series of one capability.
-pub(super) struct CapabilitySeries {
-    /// By source, in `Source::ALL` order, then by outcome; `accepted` stays 0 here, because the
-    /// core's own count is shown.
-    pub(super) submissions: [ByWord<IntCounter>; Source::ALL.len()],
-    pub(super) retries: ByWord<IntCounter>,
-    pub(super) retries_held: IntCounter,
-    pub(super) dead_letters: ByWord<IntCounter>,
-    pub(super) wait: Histogram,
-    pub(super) execution: Histogram,
-    pub(super) latency: Histogram,
-    pub(super) attempts_per_task: Histogram,
-    /// By the pools whose workers may offer it.
-    attempts: HashMap<Arc<str>, ByWord<IntCounter>>,
-}
-
-/// The series of one pool.
-pub(super) struct PoolSeries {
-    pub(super) name: Arc<str>,
-    pub(super) connects: ByWord<IntCounter>,
-    pub(super) disconnects: ByWord<IntCounter>,
-    pub(super) heartbeats: ByWord<IntCounter>,
-    pub(super) reconnects: IntCounter,
-    pub(super) send_queue_full: IntCounter,
-    pub(super) connect_seconds: Histogram,
-    pub(super) downtime: Histogram,
-    pub(super) rtt: Histogram,
-    pub(super) lag: Histogram,
-    pub(super) start_ack: Histogram,
-}
-
-/// What the topology in force says about labels.
-#[derive(Default)]
-struct Scope {
-    /// What workers may be asked for, with their pool.
-    offers: BTreeSet<(Capability, Arc<str>)>,
-    /// Whether a worker states nothing and may so offer anything.
-    open: bool,
-}
-
-impl Scope {
-    fn of(topology: &Topology) -> Self {
-        let mut scope = Self::default();
-        let templates = topology.pools.values().map(|pool| (&pool.template, Some(&pool.name)));
-        let workers = topology.workers.values().map(|spec| (&**spec, spec.pool.as_ref()));
-        for (spec, pool) in workers.chain(templates) {
-            let pool = pool_label(pool);
-            match &spec.capabilities {
-                Some(list) => scope.offers.extend(list.iter().map(|offer| (offer.clone(), pool.clone()))),
-                None => scope.open = true,
-            }
-        }
-        scope
-    }
-
-    fn covers(&self, capability: &Capability) -> bool {
-        self.open || self.offers.iter().any(|(offer, _)| offer.covers(capability))
-    }
-
-    fn pools_for(&self, capability: &Capability) -> BTreeSet<Arc<str>> {
-        let offers = self.offers.iter().filter(|(offer, _)| offer.covers(capability));
-        offers.map(|(_, pool)| pool.clone()).collect()
-    }
-
-    fn exact(&self) -> impl Iterator<Item = &Capability> {
-        self.offers.iter().map(|(offer, _)| offer).filter(|offer| !offer.as_str().ends_with('*'))
-    }
-}
-
-fn pool_label(pool: Option<&PoolName>) -> Arc<str> {
-    pool.map_or_else(|| STATIC.into(), |pool| pool.0.clone())
-}
-
-/// Every name at one moment; replaced whole.
-#[derive(Clone, Default)]
-pub(super) struct Names {
-    pub(super) capabilities: FxHashMap<Capability, Arc<CapabilitySeries>>,
-    /// By label; `static` and `other` are among them.
-    pub(super) pools: FxHashMap<Arc<str>, Arc<PoolSeries>>,
-    pub(super) workers: Arc<HashMap<WorkerName, Arc<PoolSeries>>>,
-    /// Pools of the topology that are counted under `other`.
-    folded_pools: Arc<BTreeSet<Arc<str>>>,
-    scope: Arc<Scope>,
-}
-
-impl Names {
-    /// The series of a pool of the topology in force; none for one that has left it.
-    pub(super) fn pool(&self, pool: Option<&PoolName>) -> Option<&Arc<PoolSeries>> {
-        let label = pool.map_or(STATIC, PoolName::as_str);
-        let folded = || self.folded_pools.contains(label).then(|| self.pools.get(OTHER)).flatten();
-        self.pools.get(label).or_else(folded)
-    }
-
-    /// The series of a worker's pool; none for a worker that has left the topology.
-    pub(super) fn of_worker(&self, worker: &WorkerName) -> Option<&Arc<PoolSeries>> {
-        // Instances of a pool come and go while a generation is in force; their names tell.
-        let instance = || self.pool(crate::config::pool_of(worker.as_str()).as_ref());
-        self.workers.get(worker).or_else(instance)
-    }
-
-    /// The series of a worker as it is shown.
-    pub(super) fn of_view(&self, view: &crate::fleet::WorkerView) -> Option<&Arc<PoolSeries>> {
-        let instance = || view.pool.as_ref().and_then(|pool| self.pool(Some(pool)));
-        self.workers.get(&view.name).or_else(instance)
-    }
-
-    /// Whether the topology in force lets a worker be asked for it.
-    pub(super) fn covers(&self, capability: &Capability) -> bool {
-        self.scope.covers(capability)
-    }
-}
+use super::names::{CapabilitySeries, MAX_NAMES, Names, OTHER, PoolSeries, STATIC, Scope};
+use crate::fleet::{Capability, ConnectOutcome, PoolName, Source, Topology};
 
 /// The families with a capability or a pool among their labels, and who has series in them.
 pub(super) struct Labels {
@@ -146,20 +28,20 @@ pub(super) struct Labels {
     /// With the label `capability` only.
     capability_histograms: [HistogramVec; 4],
     connects: IntCounterVec,
+    connect_seconds: HistogramVec,
     disconnects: IntCounterVec,
     heartbeats: IntCounterVec,
     reconnects: IntCounterVec,
     send_queue_full: IntCounterVec,
-    /// With the label `pool` only.
-    pool_histograms: [HistogramVec; 5],
+    /// With the label `pool` only, and there for every pool.
+    pool_histograms: [HistogramVec; 4],
 }
 
 impl Labels {
     pub(super) fn new(registry: &Registry, overflow: IntCounterVec) -> Self {
         use catalogue as c;
         let capability_histograms = [c::QUEUE_WAIT, c::EXECUTION, c::LATENCY, c::ATTEMPTS_PER_TASK];
-        let pool_histograms =
-            [c::CONNECT_SECONDS, c::DOWNTIME, c::HEARTBEAT_RTT, c::HEARTBEAT_LAG, c::START_ACK];
+        let pool_histograms = [c::DOWNTIME, c::HEARTBEAT_RTT, c::HEARTBEAT_LAG, c::START_ACK];
         let labels = Self {
             names: ArcSwap::default(),
             writer: Mutex::new(()),
@@ -171,6 +53,7 @@ impl Labels {
             dead_letters: counters(registry, &c::TASK_DEAD_LETTERS),
             capability_histograms: capability_histograms.map(|family| histograms(registry, &family)),
             connects: counters(registry, &c::CONNECTS),
+            connect_seconds: histograms(registry, &c::CONNECT_SECONDS),
             disconnects: counters(registry, &c::DISCONNECTS),
             heartbeats: counters(registry, &c::HEARTBEATS),
             reconnects: counters(registry, &c::POOL_RECONNECTS),
@@ -202,8 +85,10 @@ impl Labels {
         let (own, folded): (Vec<_>, Vec<_>) =
             wanted.into_iter().enumerate().partition(|(at, _)| *at < MAX_NAMES);
         let other = (!folded.is_empty()).then(|| Arc::from(OTHER));
-        for label in own.into_iter().map(|(_, label)| label).chain([Arc::from(STATIC)]).chain(other) {
-            names.pools.entry(label.clone()).or_insert_with(|| Arc::new(self.pool_series(label)));
+        let lone = topology.workers.values().any(|spec| spec.pool.is_none()).then(|| Arc::from(STATIC));
+        for label in own.into_iter().map(|(_, label)| label).chain(lone).chain(other) {
+            let dialled = scope.dialled.contains(&label);
+            names.pools.entry(label.clone()).or_insert_with(|| Arc::new(self.pool_series(label, dialled)));
         }
         names.folded_pools = Arc::new(folded.into_iter().map(|(_, label)| label).collect());
         let workers = topology.workers.iter();
@@ -290,6 +175,19 @@ impl Labels {
         self.attempts.with_label_values(&[label, &pool.name, outcome]).inc();
     }
 
+    /// Counts a try to connect, and how long it took where the server dialled. Rare, so no handle is
+    /// kept for it.
+    pub(super) fn connected(&self, pool: &PoolSeries, outcome: ConnectOutcome, took: Option<Duration>) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.names.load().pools.contains_key(&pool.name) {
+            return;
+        }
+        self.connects.with_label_values(&[&*pool.name, outcome.as_str()]).inc();
+        if let Some(took) = took {
+            self.connect_seconds.with_label_values(&[&*pool.name]).observe(took.as_secs_f64());
+        }
+    }
+
     /// Gives every live capability a name (or folds it) and lets those go that are neither in the
     /// topology nor alive; then tells the names.
     pub(super) fn settle(&self, is_live: impl Fn(&Capability) -> bool) -> Arc<Names> {
@@ -357,19 +255,23 @@ impl Labels {
         }
     }
 
-    fn pool_series(&self, name: Arc<str>) -> PoolSeries {
-        let [connect_seconds, downtime, rtt, lag, start_ack] =
-            [0, 1, 2, 3, 4].map(|at: usize| self.pool_histograms[at].with_label_values(&[&*name]));
+    fn pool_series(&self, name: Arc<str>, dialled: bool) -> PoolSeries {
+        let [downtime, rtt, lag, start_ack] =
+            [0, 1, 2, 3].map(|at: usize| self.pool_histograms[at].with_label_values(&[&*name]));
+        for outcome in ConnectOutcome::ALL.iter().filter(|outcome| dialled || !is_of_dialling(**outcome)) {
+            self.connects.with_label_values(&[&*name, outcome.as_str()]);
+        }
+        if dialled {
+            self.connect_seconds.with_label_values(&[&*name]);
+        }
         let words = |family: &Family, vec: &IntCounterVec| {
             ByWord::of(family, |word| vec.with_label_values(&[&*name, word]))
         };
         PoolSeries {
-            connects: words(&catalogue::CONNECTS, &self.connects),
             disconnects: words(&catalogue::DISCONNECTS, &self.disconnects),
             heartbeats: words(&catalogue::HEARTBEATS, &self.heartbeats),
             reconnects: self.reconnects.with_label_values(&[&*name]),
             send_queue_full: self.send_queue_full.with_label_values(&[&*name]),
-            connect_seconds,
             downtime,
             rtt,
             lag,
@@ -398,7 +300,7 @@ impl Labels {
     }
 
     fn remove_pool(&self, pool: &str, names: &Names) {
-        for vec in &self.pool_histograms {
+        for vec in self.pool_histograms.iter().chain([&self.connect_seconds]) {
             drop(vec.remove_label_values(&[pool]));
         }
         for vec in [&self.reconnects, &self.send_queue_full] {
@@ -410,6 +312,18 @@ impl Labels {
         for capability in names.capabilities.keys() {
             remove_words(&self.attempts, &catalogue::TASK_ATTEMPTS, &[capability.as_str(), pool]);
         }
+    }
+}
+
+/// Whether only a dialling server can see it.
+fn is_of_dialling(outcome: ConnectOutcome) -> bool {
+    match outcome {
+        ConnectOutcome::Refused | ConnectOutcome::Timeout | ConnectOutcome::Dns | ConnectOutcome::Tls => true,
+        ConnectOutcome::Ok
+        | ConnectOutcome::Auth
+        | ConnectOutcome::Handshake
+        | ConnectOutcome::Version
+        | ConnectOutcome::Duplicate => false,
     }
 }
 

@@ -7,6 +7,7 @@ mod http;
 mod labels;
 pub mod logs;
 mod metrics;
+mod names;
 mod notes;
 mod page;
 mod panics;

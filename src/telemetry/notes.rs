@@ -52,12 +52,9 @@ impl Metrics {
             Note::Connected { pool, outcome, again, took, down, worker: _, detail: _ } => {
                 let names = self.labels.names();
                 let Some(pool) = names.pool(pool.as_ref()) else { return };
-                pool.connects.count(outcome.as_str());
+                self.labels.connected(pool, *outcome, *took);
                 if *again && *outcome == ConnectOutcome::Ok {
                     pool.reconnects.inc();
-                }
-                if let Some(took) = took {
-                    pool.connect_seconds.observe(took.as_secs_f64());
                 }
                 if let Some(down) = down {
                     pool.downtime.observe(down.as_secs_f64());

@@ -12,8 +12,8 @@ use crate::fleet::{Decision, Note, PoolName, Topology};
 
 /// One pool's handles.
 struct Series {
-    /// By direction, then by reason, in the order of the enums.
-    decisions: Vec<IntCounter>,
+    /// Those that can be; see [`can_be`].
+    decisions: Vec<(Direction, Reason, IntCounter)>,
     /// Of a pool that has a hook.
     hook: Option<Hook>,
     capacity: Histogram,
@@ -98,12 +98,10 @@ impl PoolSeries {
 
     fn decided(&self, pool: &PoolName, decision: &Decision) {
         let Some(series) = self.of(pool) else { return };
-        let direction = Direction::ALL.iter().position(|known| *known == decision.direction);
-        let reason = Reason::ALL.iter().position(|known| *known == decision.reason);
-        if let (Some(direction), Some(reason)) = (direction, reason)
-            && let Some(counter) = series.decisions.get(direction * Reason::ALL.len() + reason)
-        {
-            counter.inc();
+        let mut known = series.decisions.iter();
+        match known.find(|(to, why, _)| (*to, *why) == (decision.direction, decision.reason)) {
+            Some((_, _, counter)) => counter.inc(),
+            None => debug_assert!(false, "such decisions cannot be: {decision:?}"),
         }
         let label = [pool.as_str()];
         self.desired.with_label_values(&label).set(f64::from(decision.to));
@@ -131,14 +129,12 @@ impl PoolSeries {
         for (limit, _) in crate::fleet::autoscaler::Limits::default().by_word() {
             self.limited.with_label_values(&[pool, limit]);
         }
-        let each = Direction::ALL.iter().flat_map(|direction| {
-            let counter = |reason: &Reason| {
-                self.decisions.with_label_values(&[pool, direction.as_str(), reason.as_str()])
-            };
-            Reason::ALL.iter().map(counter).collect::<Vec<_>>()
-        });
+        let all = Direction::ALL.iter().flat_map(|to| Reason::ALL.iter().map(move |why| (*to, *why)));
+        let counter = |(to, why): (Direction, Reason)| {
+            (to, why, self.decisions.with_label_values(&[pool, to.as_str(), why.as_str()]))
+        };
         Series {
-            decisions: each.collect(),
+            decisions: all.filter(|(to, why)| can_be(*to, *why)).map(counter).collect(),
             hook: has_hook.then(|| Hook {
                 calls: ["ok", "error", "timeout"]
                     .map(|outcome| (outcome, self.calls.with_label_values(&[pool, outcome]))),
@@ -168,5 +164,14 @@ impl PoolSeries {
         for histogram in [&self.hook, &self.capacity] {
             drop(histogram.remove_label_values(&[pool]));
         }
+    }
+}
+
+/// Whether the rule ever decides so: delays and failures hold a pool, and a schedule never does.
+fn can_be(direction: Direction, reason: Reason) -> bool {
+    match reason {
+        Reason::Backlog | Reason::Utilisation | Reason::Manual => true,
+        Reason::Schedule => direction != Direction::Hold,
+        Reason::Cooldown | Reason::ProviderError => direction == Direction::Hold,
     }
 }

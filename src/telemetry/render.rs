@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::catalogue as c;
-use super::labels::{Names, OTHER};
 use super::metrics::{Metrics, unix_now};
+use super::names::{Names, OTHER};
 use super::page::{Page, float};
 use super::process;
 use crate::fleet::{

@@ -147,3 +147,29 @@ async fn the_series_of_a_worker_vanish_with_it() {
     assert_eq!(sum(&after, "rollcall_config_worker_changes_total", "change=\"removed\""), 1.0);
     assert_eq!(sum(&after, "rollcall_config_reloads_total", "outcome=\"applied\""), 2.0);
 }
+
+/// Ten pools that all scale, with two capabilities each, where everything that may be counted has
+/// its series.
+fn ten_pools(scaling: &str) -> String {
+    let pool = |n: usize| {
+        let offers = format!("[\"kind{n}.run\", \"kind{n}.again\"]");
+        format!("  - {{ name: p{n}, {} }}\n", scaling.replace("OFFERS", &offers))
+    };
+    format!("workers: []\npools:\n{}", (0..10).map(pool).collect::<String>())
+}
+
+#[tokio::test]
+async fn ten_pools_that_scale_and_twenty_capabilities_stay_within_the_budget_of_series() {
+    let by_hook = "worker: { capabilities: OFFERS }, scaling: { min: 0, max: 9, provider: exec, hook: { command: [/bin/true] } }";
+    let by_process = "worker: { capabilities: OFFERS, launch: { command: [/bin/true, --listen, \"127.0.0.1:{port}\"] }, \
+                      endpoint: \"ws://127.0.0.1:{port}\" }, scaling: { min: 0, max: 9, provider: process }";
+    let by_mock = "worker: { interface: mock, capabilities: OFFERS }, scaling: { min: 1, max: 9 }";
+    for scaling in [by_hook, by_process, by_mock] {
+        let server = Server::start(&ten_pools(scaling));
+        let page = page(&server, "/metrics").await;
+        assert!(page.contains("rollcall_autoscaler_max_workers{pool=\"p9\"} 9"), "{page}");
+        let series = page.lines().filter(|line| !line.starts_with('#')).count();
+        // Beyond this, a fleet of the usual size costs its Prometheus more than it ought to.
+        assert!((4_000..5_000).contains(&series), "{series} series: {scaling}");
+    }
+}
