@@ -216,6 +216,12 @@ ALERTS = [
         wait='20m',
     ),
     Alert(
+        'RollcallWorkersUnseen', 'warning', 'internals',
+        summary='Prometheus sees {{ $value | humanizePercentage }} of the workers that it ought to (job {{ $labels.job }}).',
+        expr='job:rollcall_workers:seen_ratio < 0.9 or job:rollcall_worker_pages:seen_ratio < 0.9',
+        wait='10m',
+    ),
+    Alert(
         'RollcallWatchdog', 'none', 'overview',
         summary='Always firing: proves Prometheus to Alertmanager delivery works.',
         expr='vector(1)',

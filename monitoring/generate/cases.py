@@ -45,6 +45,13 @@ POOL = {'job': 'rollcall', 'pool': 'p'}
 WORKER = {**ME, 'endpoint': 'workers', 'worker': 'w1', 'pool': 'p'}
 
 
+def seen(worker, up, page):
+    """A worker as its server sees it, and whether Prometheus can read its own page."""
+    labels = f'endpoint="workers",worker="{worker}",pool="p"'
+    hosts = f'up{{job="rollcall-worker-hosts",instance="{worker}:1",worker="{worker}",pool="p"}}'
+    return {**one('rollcall_worker_up', up, labels), hosts: page}
+
+
 def ended(outcome, fault, values):
     return one('rollcall_tasks_completed_total', values, f'capability="web",outcome="{outcome}",fault="{fault}"')
 
@@ -330,6 +337,19 @@ CASES = {
              (ticket(job='prometheus', instance='m', mechanism='http'),)),
         Case('one refusal while the server started',
              {'prometheus_sd_refresh_failures_total{job="prometheus",instance="m",mechanism="http"}': '0x5 1x80'}, '35m'),
+    ],
+    'RollcallWorkersUnseen': [
+        Case('nobody scrapes the page of workers', workers('ready', '4x60'), '15m', (ticket(job='rollcall'),),
+             'Prometheus sees 0% of the workers that it ought to (job rollcall).'),
+        Case('a page cannot be read although its worker is up', {
+            **seen('w1', up='1x60', page='1x60'), **seen('w2', up='1x60', page='0x60'),
+        }, '15m', (ticket(job='rollcall-worker-hosts'),),
+             'Prometheus sees 50% of the workers that it ought to (job rollcall-worker-hosts).'),
+        Case('a worker that is down has no page either', {
+            **workers('ready', '1x60'), **workers('disconnected', '1x60'),
+            **seen('w1', up='1x60', page='1x60'), **seen('w2', up='0x60', page='0x60'),
+        }, '15m'),
+        Case('nothing is configured', workers('ready', '0x60'), '15m'),
     ],
     # It always fires, so no test can show it silent; that it never pages is shown by its route.
     'RollcallWatchdog': [

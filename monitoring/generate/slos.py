@@ -73,6 +73,17 @@ AGGREGATIONS = [
         'histogram_quantile(0.99, sum by (job, capability, le)'
         ' (rate(rollcall_task_queue_wait_seconds_bucket[5m])))',
     ),
+    # What is configured against what Prometheus sees. Each worker has its line on the page of workers...
+    (
+        'job:rollcall_workers:seen_ratio',
+        '(count by (job) (rollcall_worker_up) or 0 * sum by (job) (rollcall_workers))'
+        ' / (sum by (job) (rollcall_workers) > 0)',
+    ),
+    # ... and a page of its own, where it serves one. That of a worker that is down is missing rightly.
+    (
+        'job:rollcall_worker_pages:seen_ratio',
+        'avg by (job) (up{job="rollcall-worker-hosts"} and on (worker) rollcall_worker_up == 1)',
+    ),
 ]
 
 
