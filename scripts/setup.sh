@@ -63,6 +63,8 @@ for_monitoring() {
 for_testing() {
     for_monitoring
     need docker-compose docker-compose
+    # Grafana's schema, which the boards are held to, comes as TypeScript.
+    need npm npm
     # Stories stop the server at its system calls, and look at its page in a real browser.
     need strace strace
     need chromium chromium
@@ -74,6 +76,47 @@ for_testing() {
     fi
     if [ ! -x "$1/bin/python3" ] && ! python3 -c 'import ensurepip, venv' >/dev/null 2>&1; then
         packages+=(python3 python3-venv)
+    fi
+}
+
+# Prometheus 3 beside the one that is installed, for the stories that ask both: unpacked, not installed,
+# so that the system stays as it is. Debian has it in its unstable suite, which keeps one version only:
+# so this takes the newest.
+fetch_prometheus_3() {
+    if [ -x "$1/usr/bin/prometheus" ] && [ -x "$1/usr/bin/promtool" ]; then return 0; fi
+    local repo work apt
+    # From wherever this machine gets its Debian.
+    repo="$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' \
+        | awk '$1 == "Debian" && $2 !~ /security/ && !found { print $2; found = 1 }')"
+    if [ -z "$repo" ]; then say "apt knows no Debian repository, so there is no Prometheus 3"; return 0; fi
+    say "unpacking Prometheus 3 from Debian unstable at $1"
+    work="$(mktemp -d)"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/state" "$1"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $repo unstable main" \
+        >"$work/sources.list"
+    apt=(apt-get -qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o Dir::Etc::preferencesparts=/dev/null -o "Dir::State=$work/state" -o "Dir::State::lists=$work/lists"
+        -o Dir::State::status=/var/lib/dpkg/status -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root
+        -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+    if "${apt[@]}" update && (cd "$work" && "${apt[@]}" download prometheus promtool); then
+        for package in "$work"/*.deb; do dpkg -x "$package" "$1"; done
+    else
+        say "Prometheus 3 could not be fetched; the stories that want it will fail and say so"
+    fi
+    rm -rf "$work"
+}
+
+fetch_grafana_schema() {
+    local wanted
+    wanted="$(dirname "$0")/../grafana/schema/package.json"
+    if cmp -s "$wanted" "$1/package.json" && [ -e "$1/.done" ]; then return 0; fi
+    say "installing Grafana's schema, of each version that the boards are for, at $1"
+    mkdir -p "$1"
+    cp "$wanted" "$1/package.json"
+    if npm install --prefix "$1" --silent --no-audit --no-fund --no-package-lock --ignore-scripts; then
+        touch "$1/.done"
+    else
+        say "Grafana's schema could not be fetched; the test that wants it will fail and say so"
     fi
 }
 
@@ -98,4 +141,8 @@ while [ "$#" -gt 0 ]; do
     shift
 done
 install_packages
-if [ -n "$venv" ]; then make_venv "$venv"; fi
+if [ -n "$venv" ]; then
+    make_venv "$venv"
+    fetch_prometheus_3 "$(dirname "$venv")/prometheus-3"
+    fetch_grafana_schema "$(dirname "$venv")/grafana-schema"
+fi

@@ -76,7 +76,7 @@ def variables(names):
     for name in names:
         text = VARIABLES[name]
         yield {
-            'type': 'query', 'name': name, 'label': name, 'definition': text,
+            'type': 'query', 'name': name, 'label': name,
             'query': {'query': text, 'refId': 'PrometheusVariableQueryEditor-VariableQuery'},
             'datasource': SOURCE, 'allValue': '.+', 'includeAll': True, 'multi': True, 'refresh': 2, 'sort': 1,
             'current': {'selected': True, 'text': ['All'], 'value': ['$__all']},

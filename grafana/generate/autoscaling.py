@@ -25,10 +25,10 @@ ROWS = [
         'What drove it',
         graph('Backlog', 'short', 'Tasks that wait for a worker. Normal: near 0. It should fall soon after desired rises; if not, the new '
               'workers do not offer what is asked.',
-              ('sum by (instance, state) (rollcall_queue_tasks{@, state=~"queued|delayed"})', '{{state}} {{instance}}'), w=12),
+              by('state', 'rollcall_queue_tasks{@, state=~"queued|delayed"}'), w=12),
         graph('Utilisation', 'percentunit', 'Slots used, of those on ready workers. Normal: near the pool\'s target_load. Above the line at the '
               'maximum size it is a ticket: raise `max`.',
-              ('topk(8, sum by (instance, pool) (rollcall_worker_slots{@p, state="used"}) / sum by (instance, pool) (rollcall_worker_slots{@p, state=~"used|free"}))', '{{pool}} {{instance}}'),
+              (f'topk(8, {UTILISATION})', '{{pool}} {{instance}}'),
               limits=[limit('AutoscalerLimited')], w=12),
     ),
     row(
@@ -42,7 +42,7 @@ ROWS = [
     row(
         'Hooks and instances',
         graph('Hook calls', 'short', 'How calls of scaling hooks ended. Normal: ok. error and timeout: run the hook by hand.',
-              ('sum by (instance, outcome) (increase(rollcall_autoscaler_hook_calls_total{@p}[~]))', '{{outcome}} {{instance}}')),
+              by('outcome', 'rollcall_autoscaler_hook_calls_total{@p}', 'increase')),
         graph('Hook calls that fail', 'percentunit', 'The share of calls that failed. Normal: 0. At the line it is a ticket, and the pool keeps '
               'its size.',
               ('topk(8, sum by (instance, pool) (rate(rollcall_autoscaler_hook_calls_total{@p, outcome!="ok"}[~])) / sum by (instance, pool) (rate(rollcall_autoscaler_hook_calls_total{@p}[~])))',

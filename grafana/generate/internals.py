@@ -25,9 +25,9 @@ ROWS = [
         graph('Panics', 'short', 'Bugs that were met. Normal: none. Any is a ticket: report the log lines around it.',
               ('increase(rollcall_panics_total{@}[~])', '{{instance}}')),
         graph('Lines logged', 'ops', 'By level. Normal: info. A rise of warn means that Rollcall copes with something; error means that somebody '
-              'must act.', ('sum by (instance, level) (rate(rollcall_log_events_total{@}[~]))', '{{level}} {{instance}}')),
+              'must act.', by('level', 'rollcall_log_events_total{@}', 'rate')),
         graph('Spans dropped', 'ops', 'Spans that could not be sent. Normal: none. The collector is away or too slow; tasks are not held up by it.',
-              ('topk(8, sum by (instance, reason) (rate(rollcall_trace_spans_dropped_total{@}[~])))', '{{reason}} {{instance}}')),
+              top('reason', 'rollcall_trace_spans_dropped_total{@}', 'rate')),
     ),
     row(
         'Store',
@@ -40,9 +40,9 @@ ROWS = [
         stat('Writable', 'short', 'Whether the journal takes everything. Normal: YES. NO pages: submissions get 503; make room, or change the disk.',
              ('rollcall_store_writable{@}', '{{instance}}'), maps=[(0, 0, '✖ NO', VERMILION), (1, 1, '✔ YES', BLUE)], w=4, h=8),
         graph('Store errors', 'short', 'Steps that failed, by kind. Normal: none. busy passes; io, full and corrupt page: see the runbook.',
-              ('topk(8, sum by (instance, kind) (increase(rollcall_store_errors_total{@}[~])))', '{{kind}} {{instance}}'), w=10),
+              top('kind', 'rollcall_store_errors_total{@}', 'increase'), w=10),
         graph('Sizes', 'bytes', 'The database and its log. Normal: the database follows what is kept; the log stays small. A log that grows: a reader '
-              'that holds it, or a checkpoint that fails.', ('sum by (instance, file) (rollcall_store_size_bytes{@})', '{{file}} {{instance}}'), w=10),
+              'that holds it, or a checkpoint that fails.', by('file', 'rollcall_store_size_bytes{@}'), w=10),
         graph('Free bytes, and in four hours', 'bytes', 'What the disk has left, and what it will have by the trend of the time shown. Normal: both far '
               'above the line. The forecast at 0 is a ticket: make room, or lower `retention`.',
               ('rollcall_store_free_bytes{@}', 'now {{instance}}'),
@@ -57,14 +57,14 @@ ROWS = [
         graph('Generation', 'short', 'The generation in force; a step is an applied change. Normal: the same on all instances of a job.',
               ('rollcall_config_generation{@}', '{{instance}}')),
         graph('Tries to load', 'short', 'By outcome. Normal: applied when you changed something. invalid and unreadable: `rollcall check config.yaml`.',
-              ('topk(8, sum by (instance, outcome) (increase(rollcall_config_reloads_total{@}[~])))', '{{outcome}} {{instance}}')),
+              top('outcome', 'rollcall_config_reloads_total{@}', 'increase')),
         graph('File newer than what is in force', 's', 'By how much the file was changed after it was last taken up. Normal: 0. At the line for five '
               'minutes it is a ticket: `rollcall reload`.',
               ('clamp_min(rollcall_config_file_modified_timestamp_seconds{@} - rollcall_config_last_reload_success_timestamp_seconds{@}, 0)', '{{instance}}'), limits=[60]),
         graph('Time to apply', 's', 'From reading the file to the generation in force. Normal: milliseconds, under a second with 10,000 workers.',
               *quantiles('rollcall_config_apply_seconds', '@')),
         graph('Workers changed', 'short', 'Workers that applied generations added, updated and removed. Normal: what your change meant. More: look at '
-              '`rollcall plan` next time.', ('sum by (instance, change) (increase(rollcall_config_worker_changes_total{@}[~]))', '{{change}} {{instance}}')),
+              '`rollcall plan` next time.', by('change', 'rollcall_config_worker_changes_total{@}', 'increase')),
         stat('In force', 'short', 'The configuration\'s hash, and whether the store may lose what was accepted. Normal: one hash in a job; full.',
              ('rollcall_config_info{@}', '{{hash}} {{durability}} {{instance}}'), text_mode='name', w=8, h=8),
         closed=True,
@@ -76,7 +76,7 @@ ROWS = [
         graph('Bytes', 'bytes', 'Bytes of those frames, a second. Normal: what tasks carry. Many in output: long prints belong into artifacts.',
               ('topk(8, ' + RESTS.format('direction, type', 'rollcall_ws_bytes_total{@}') + ')', '{{direction}} {{type}}')),
         graph('Broken frames', 'short', 'Frames that break the protocol, by kind. Normal: none. A worker program has a mistake: the log names it.',
-              ('sum by (instance, kind) (increase(rollcall_ws_protocol_errors_total{@}[~]))', '{{kind}} {{instance}}')),
+              by('kind', 'rollcall_ws_protocol_errors_total{@}', 'increase')),
         closed=True,
     ),
     row(
@@ -103,14 +103,18 @@ ROWS = [
         graph('Samples scraped', 'short', 'As Prometheus counts them. Normal: the same as the series on each page.',
               ('scrape_samples_scraped{@}', '{{endpoint}} {{instance}}')),
         graph('Names folded into other', 'short', 'Observations of names beyond the limit of 200, by family. Normal: none. Find who makes a name for each thing.',
-              ('topk(8, sum by (instance, metric) (increase(rollcall_metrics_label_overflow_total{@}[~])))', '{{metric}} {{instance}}')),
+              top('metric', 'rollcall_metrics_label_overflow_total{@}', 'increase')),
         graph('Workers seen and configured', 'short', 'Pages of workers that Prometheus reads, beside the workers that are configured. Normal: seen is at '
               'most configured; mocks and workers that dial in have no page. Fewer than usual: discovery or the network.',
               ('count(up{job="rollcall-worker-hosts"})', 'seen'), ('sum by (instance) (rollcall_workers{@})', 'configured {{instance}}')),
+        graph('Seen of what is configured', 'percentunit', 'The share of the configured workers that have their line here, and of the workers that are up, '
+              'the share whose own page can be read. Normal: 1. Under the line it is a ticket: alerts on single workers are blind.',
+              ('job:rollcall_workers:seen_ratio{job=~"$job"}', 'lines {{job}}'), ('job:rollcall_worker_pages:seen_ratio{job="rollcall-worker-hosts"}', 'pages {{job}}'),
+              limits=[limit('WorkersUnseen')], below=True),
         graph('Discovery failures', 'short', 'Times that Prometheus could not read the list of workers. Normal: none but while the server starts; the last '
-              'list is kept meanwhile.', ('increase(prometheus_sd_refresh_failures_total{mechanism="http"}[~])', '{{instance}}'), w=12),
+              'list is kept meanwhile.', ('increase(prometheus_sd_refresh_failures_total{mechanism="http"}[~])', '{{instance}}')),
         graph('Rule evaluation', 's', 'How long Prometheus takes for its groups of rules. Normal: well below their interval of 30 s. Near it, alerts are late.',
-              ('topk(8, prometheus_rule_group_last_duration_seconds{rule_group=~".*rollcall.*"})', '{{rule_group}}'), w=12),
+              ('topk(8, prometheus_rule_group_last_duration_seconds{rule_group=~".*rollcall.*"})', '{{rule_group}}')),
         closed=True,
     ),
 ]

@@ -81,10 +81,10 @@ ROWS = [
               ('sum by (instance) (rate(rollcall_tasks_completed_total{@c}[~]))', 'completed {{instance}}'), w=12),
         graph('Completed by outcome', 'ops', 'How tasks end. Normal: succeeded, and failed where callers send what fails. '
               'Lost, expired or timed out: see Tasks and queue for whose fault it is.',
-              ('sum by (instance, outcome) (rate(rollcall_tasks_completed_total{@c}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_tasks_completed_total{@c}', 'rate'), w=12),
         graph('Backlog by state', 'short', 'Tasks that are not final. Normal: few queued, running at most as many as there are '
               'slots. A growing stack of queued ones: see why they wait on Tasks and queue.',
-              ('sum by (instance, state) (rollcall_queue_tasks{@c})', '{{state}} {{instance}}'), stacked=True, w=12),
+              by('state', 'rollcall_queue_tasks{@c}'), stacked=True, w=12),
         heatmap('Start wait', 's', 'How many tasks waited how long for a worker. Normal: a band at the bottom. One that spreads '
                 'upwards is a queue that builds up; two bands are two kinds of task.',
                 'sum by (le) (increase(rollcall_task_queue_wait_seconds_bucket{@c}[~]))', w=12),
@@ -96,24 +96,23 @@ ROWS = [
         'Fleet',
         table('Pools', 'Each pool in one line. Normal: OK, utilisation below 0.8, heartbeats that lag by milliseconds, actual '
               'as desired. Click a pool for its board.', 'pool', [
-                  ('state', 'sum by (instance, pool) (rollcall_workers{@p, state="ready"}) / sum by (instance, pool) (rollcall_workers{@p})', 'percentunit', SHARE),
+                  ('state', AVAILABLE, 'percentunit', SHARE),
                   ('available', 'sum by (instance, pool) (rollcall_workers{@p, state="ready"})', 'short', ()),
                   ('configured', 'sum by (instance, pool) (rollcall_workers{@p})', 'short', ()),
-                  ('utilisation', 'sum by (instance, pool) (rollcall_worker_slots{@p, state="used"}) / sum by (instance, pool) (rollcall_worker_slots{@p, state=~"used|free"})', 'percentunit', ()),
+                  ('utilisation', UTILISATION, 'percentunit', ()),
                   ('heartbeat lag, p99', 'histogram_quantile(0.99, sum by (instance, pool, le) (rate(rollcall_worker_heartbeat_lag_seconds_bucket{@p}[~])))', 's', ()),
                   ('desired', 'sum by (instance, pool) (rollcall_autoscaler_desired_workers{@p})', 'short', ()),
                   ('disconnects', 'sum by (instance, pool) (increase(rollcall_worker_disconnects_total{@p}[range]))', 'short', ()),
               ]),
         graph('Workers by state', 'short', 'Each configured worker in exactly one state. Normal: all ready. Disconnected or '
               'ejected ones are away; cordoned and draining ones are held back by a person.',
-              ('sum by (instance, state) (rollcall_workers{@p})', '{{state}} {{instance}}'), stacked=True, w=12),
+              by('state', 'rollcall_workers{@p}'), stacked=True, w=12),
         timeline('Pools over time', 'How each pool was. Normal: OK throughout. A change that comes right after a reload or a '
                  'restart (the vertical lines) has its cause there.',
-                 ('topk(8, sum by (instance, pool) (rollcall_workers{@p, state="ready"}) / sum by (instance, pool) (rollcall_workers{@p}))',
-                  '{{pool}} {{instance}}'), maps=SHARE, w=12),
+                 (f'topk(8, {AVAILABLE})', '{{pool}} {{instance}}'), maps=SHARE, w=12),
         graph('Reconnects by pool', 'short', 'Connections made again after a loss. Normal: none but at restarts. Many in one '
               'pool: its network or its workers; in all pools: the server.',
-              ('topk(8, sum by (instance, pool) (increase(rollcall_pool_reconnects_total{@p}[~])))', '{{pool}} {{instance}}'), w=24),
+              top('pool', 'rollcall_pool_reconnects_total{@p}', 'increase'), w=24),
     ),
     row(
         'Server',

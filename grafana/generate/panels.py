@@ -189,6 +189,28 @@ def graph(title, unit, text, *targets, stacked=False, limits=(), **more):
     return made
 
 
+def by(label, metric, per=''):
+    """A metric summed by a label, as it is or as the `rate` or `increase` of it, and its legend."""
+    value = f'{per}({metric}[~])' if per else metric
+    return f'sum by (instance, {label}) ({value})', f'{{{{{label}}}}} {{{{instance}}}}'
+
+
+def top(label, metric, per=''):
+    """The same where there may be many: the eight largest."""
+    query, legend = by(label, metric, per)
+    return f'topk(8, {query})', legend
+
+
+def share(metric, part, whole, label):
+    """The share of a metric that bears `part`, of that which bears `whole`, by a label."""
+    total = metric.replace('}', f', {whole}}}') if whole else metric
+    return f'sum by (instance, {label}) ({metric.replace("}", f", {part}}}")}) / sum by (instance, {label}) ({total})'
+
+
+AVAILABLE = share('rollcall_workers{@p}', 'state="ready"', '', 'pool')
+UTILISATION = share('rollcall_worker_slots{@p}', 'state="used"', 'state=~"used|free"', 'pool')
+
+
 def quantiles(metric, selector, by=''):
     """The median, p95 and p99 of a histogram."""
     group = f'instance, {by + ", " if by else ""}le'
@@ -264,7 +286,7 @@ def table(title, text, key, columns, w=24, h=8, hidden=(), links=None):
     if links:
         overrides.append({'matcher': {'id': 'byName', 'options': key}, 'properties': [{'id': 'links', 'value': links}]})
     made['fieldConfig']['overrides'] = overrides
-    made['options'] = {'showHeader': True, 'cellHeight': 'sm', 'footer': {'show': False, 'reducer': ['sum'], 'fields': ''}}
+    made['options'] = {'showHeader': True, 'cellHeight': 'sm'}
     return made
 
 

@@ -11,16 +11,15 @@ ROWS = [
         'Workers',
         graph('Workers by state', 'short', 'Each configured worker in exactly one state. Normal: all ready. ejected: their own failures '
               'took them out; suspect: silent; disconnected: away.',
-              ('sum by (instance, state) (rollcall_workers{@p})', '{{state}} {{instance}}'), stacked=True),
+              by('state', 'rollcall_workers{@p}'), stacked=True),
         graph('Slots', 'short', 'Places for tasks. Normal: some free. unavailable: on workers that take no tasks, or held by tasks that '
-              'do not stop.', ('sum by (instance, state) (rollcall_worker_slots{@p})', '{{state}} {{instance}}'), stacked=True),
+              'do not stop.', by('state', 'rollcall_worker_slots{@p}'), stacked=True),
         graph('Utilisation', 'percentunit', 'Slots used, of those on ready workers. Normal: below the first line. Between the two tasks '
               'begin to wait; above both the pool is full: add workers.',
-              ('topk(8, sum by (instance, pool) (rollcall_worker_slots{@p, state="used"}) / sum by (instance, pool) (rollcall_worker_slots{@p, state=~"used|free"}))',
-               '{{pool}} {{instance}}'), limits=[0.8, limit('AutoscalerLimited')]),
+              (f'topk(8, {UTILISATION})', '{{pool}} {{instance}}'), limits=[0.8, limit('AutoscalerLimited')]),
         graph('Available', 'percentunit', 'Ready workers of those configured. Normal: 1. Under the upper line it is a ticket, under the '
               'lower one it pages: the table below says which are away.',
-              ('topk(8, sum by (instance, pool) (rollcall_workers{@p, state="ready"}) / sum by (instance, pool) (rollcall_workers{@p}))', '{{pool}} {{instance}}'),
+              (f'topk(8, {AVAILABLE})', '{{pool}} {{instance}}'),
               limits=[limit('PoolDegraded', severity='critical'), limit('PoolDegraded', severity='warning')], below=True, w=24),
     ),
     row(
@@ -33,7 +32,7 @@ ROWS = [
                 'that stall; all of them: the network or the server.',
                 'sum by (le) (increase(rollcall_worker_heartbeat_lag_seconds_bucket{@p}[~]))', w=12),
         graph('Heartbeats by outcome', 'ops', 'On time, late (over 1.1 intervals) and missed (over 2). Normal: on_time only.',
-              ('sum by (instance, outcome) (rate(rollcall_worker_heartbeats_total{@p}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_worker_heartbeats_total{@p}', 'rate'), w=12),
         graph('Late or missed', 'percentunit', 'The share of heartbeats that were not on time. Normal: 0. At the line for ten minutes it is '
               'a ticket: overloaded hosts, or a network that loses packets.',
               ('topk(8, sum by (instance, pool) (rate(rollcall_worker_heartbeats_total{@p, outcome!="on_time"}[~])) / sum by (instance, pool) (rate(rollcall_worker_heartbeats_total{@p}[~])))',
@@ -46,26 +45,26 @@ ROWS = [
         'Connections',
         graph('Tries to connect', 'short', 'How dialling and dialling in ended. Normal: ok, at starts. refused and timeout: nothing listens '
               'there; auth: a wrong token; duplicate: two processes bear one name.',
-              ('topk(8, sum by (instance, outcome) (increase(rollcall_worker_connects_total{@p}[~])))', '{{outcome}} {{instance}}'), w=12),
+              top('outcome', 'rollcall_worker_connects_total{@p}', 'increase'), w=12),
         graph('Disconnects by reason', 'short', 'Why connections ended. Normal: planned ones (drained, moved, scaled_in, removed). '
               'heartbeat_timeout: silent; peer_closed: it crashed; slow_consumer: it does not read.',
-              ('topk(8, sum by (instance, reason) (increase(rollcall_worker_disconnects_total{@p}[~])))', '{{reason}} {{instance}}'), w=12),
+              top('reason', 'rollcall_worker_disconnects_total{@p}', 'increase'), w=12),
         graph('Reconnects', 'short', 'Connections made again after a loss. Normal: none but at restarts. Steady ones: a proxy that cuts idle '
               'connections, or workers that crash.',
-              ('topk(8, sum by (instance, pool) (increase(rollcall_pool_reconnects_total{@p}[~])))', '{{pool}} {{instance}}'), w=12),
+              top('pool', 'rollcall_pool_reconnects_total{@p}', 'increase'), w=12),
         graph('Time away', 's', 'From disconnected to registered again. Normal: seconds. Near the lease, tasks are given to others meanwhile.',
               *quantiles('rollcall_worker_downtime_seconds', '@p'), w=12),
         graph('Time to connect', 's', 'From dialling to registered. Normal: milliseconds, and more with TLS. Seconds: an overloaded worker, '
               'or names that resolve slowly.', *quantiles('rollcall_worker_connect_seconds', '@p'), w=12),
         graph('Send queue full', 'short', 'Times that a worker did not read what was sent to it. Normal: none. Its connection is closed for '
               'it: look at the worker named in the log.',
-              ('topk(8, sum by (instance, pool) (increase(rollcall_ws_send_queue_full_total{@p}[~])))', '{{pool}} {{instance}}'), w=12),
+              top('pool', 'rollcall_ws_send_queue_full_total{@p}', 'increase'), w=12),
     ),
     row(
         'Work',
         graph('Attempts by outcome', 'ops', 'What its workers made of their tasks. Normal: succeeded. worker_lost and rejected are the '
               'workers\' own; failed may be the callers\'.',
-              ('sum by (instance, outcome) (rate(rollcall_task_attempts_total{@p}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_task_attempts_total{@p}', 'rate'), w=12),
         graph('Acknowledgement', 's', 'From the hand-over to the worker\'s word that it has begun. Normal: a round trip. More: its own loop '
               'is busy, lower its slots.', *quantiles('rollcall_task_start_ack_seconds', '@p'), w=12),
     ),

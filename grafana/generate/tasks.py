@@ -13,10 +13,10 @@ ROWS = [
         'Rate, errors, duration',
         graph('Submissions by outcome', 'ops', 'What was asked, and what became of it. Normal: accepted, and deduplicated where '
               'callers repeat themselves. queue_full: send less or add workers; invalid: a caller has a mistake.',
-              ('sum by (instance, outcome) (rate(rollcall_task_submissions_total{@c}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_task_submissions_total{@c}', 'rate'), w=12),
         graph('Tasks ended by outcome', 'ops', 'How tasks end. Normal: succeeded. Failed and timed out by their callers\' own code '
               'are theirs to mend; lost and expired are ours.',
-              ('sum by (instance, outcome) (rate(rollcall_tasks_completed_total{@c}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_tasks_completed_total{@c}', 'rate'), w=12),
         graph('Errors: platform and application', 'percentunit', 'The share of tasks that ended badly, by whose fault. Normal: none '
               'by us; what callers send may fail. Ours over half a percent breaks the promise: see the service levels.',
               ('sum by (instance) (rate(rollcall_tasks_completed_total{@c, fault=~"worker|rollcall"}[~])) / sum by (instance) (rate(rollcall_tasks_completed_total{@c}[~]))', 'platform {{instance}}'),
@@ -36,21 +36,21 @@ ROWS = [
         'Queue',
         graph('Queue by state', 'short', 'Tasks that are not final. Normal: few queued; running at most as many as there are slots. '
               'Delayed ones wait for their retry.',
-              ('sum by (instance, state) (rollcall_queue_tasks{@c})', '{{state}} {{instance}}'), stacked=True, w=12),
+              by('state', 'rollcall_queue_tasks{@c}'), stacked=True, w=12),
         graph('Oldest queued task', 's', 'How long the first in the queue has been eligible, by capability. Normal: seconds. At the line '
               'with nothing started it pages: `rollcall tasks explain ID` says what it waits for.',
               ('topk(8, max by (instance, capability) (rollcall_queue_oldest_age_seconds{@c}))', '{{capability}} {{instance}}'),
               limits=[limit('QueueStalled')], w=12),
         graph('Nobody can take them', 'short', 'Queued tasks that no connected worker offers to do. Normal: none. Any for five minutes '
               'page: bring a worker back that offers the capability.',
-              ('topk(8, sum by (instance, capability) (rollcall_unroutable_tasks{@c}))', '{{capability}} {{instance}}'), w=12),
+              top('capability', 'rollcall_unroutable_tasks{@c}'), w=12),
         graph('Queue used', 'percentunit', 'Tasks and bytes, of what the queue takes. Normal: below a tenth. At the line it is a ticket; '
               'at 1 submissions get 429.',
               ('sum by (instance) (rollcall_queue_tasks{@}) / sum by (instance) (rollcall_queue_capacity_tasks{@})', 'tasks {{instance}}'),
               ('rollcall_queue_bytes{@} / rollcall_queue_capacity_bytes{@}', 'bytes {{instance}}'), limits=[limit('QueueFilling')], w=12),
         graph('Why dispatch stops', 'ops', 'Why a pass ended with tasks left that could have run. Normal: no_slot under load. no_worker: '
               'workers are away; store: the journal is behind.',
-              ('topk(8, sum by (instance, reason) (rate(rollcall_dispatch_blocked_total{@}[~])))', '{{reason}} {{instance}}'), w=24),
+              top('reason', 'rollcall_dispatch_blocked_total{@}', 'rate'), w=24),
     ),
     row(
         'Retries',
@@ -59,28 +59,28 @@ ROWS = [
                 'sum by (le) (increase(rollcall_task_attempts_per_task_bucket{@c}[~]))', w=12),
         graph('Retries by reason', 'ops', 'Attempts that were queued again. Normal: none, or a few. worker_lost: connections or '
               'processes break; timed_out: limits are too short, or the work hangs.',
-              ('topk(8, sum by (instance, reason) (rate(rollcall_task_retries_total{@c}[~])))', '{{reason}} {{instance}}'), w=12),
+              top('reason', 'rollcall_task_retries_total{@c}', 'rate'), w=12),
         graph('Attempts by outcome', 'ops', 'Every attempt that ended. Normal: succeeded. Superseded: a worker went on with what had '
               'been given to another.',
-              ('sum by (instance, outcome) (rate(rollcall_task_attempts_total{@c}[~]))', '{{outcome}} {{instance}}'), w=12),
+              by('outcome', 'rollcall_task_attempts_total{@c}', 'rate'), w=12),
         graph('Retries that wait for the budget', 'short', 'Retries that had to wait, because more fail than may be tried again. Normal: '
               'none. Any for ten minutes: find the worker or the tool that fails for everybody.',
-              ('topk(8, sum by (instance, capability) (increase(rollcall_task_retry_budget_exhausted_total{@c}[~])))', '{{capability}} {{instance}}'), w=12),
+              top('capability', 'rollcall_task_retry_budget_exhausted_total{@c}', 'increase'), w=12),
         graph('Dead letters now', 'short', 'Tasks that are set aside. Normal: none. `rollcall tasks ls --dead-letter` lists them; retry '
               'them once the cause is mended.',
-              ('topk(8, sum by (instance, capability) (rollcall_dead_letter_tasks{@c}))', '{{capability}} {{instance}}'), w=12),
+              top('capability', 'rollcall_dead_letter_tasks{@c}'), w=12),
         graph('New dead letters', 'short', 'Tasks that were set aside. Normal: none. poison: they took workers down with them, so look at '
               'the input before any retry; max_attempts: they failed each time.',
-              ('sum by (instance, cause) (increase(rollcall_task_dead_letters_total{@c}[~]))', '{{cause}} {{instance}}'), w=12),
+              by('cause', 'rollcall_task_dead_letters_total{@c}', 'increase'), w=12),
     ),
     row(
         'Fencing',
         graph('Results that were fenced off', 'ops', 'Results that did not count. Normal: duplicates at reconnects. stale_epoch: workers '
               'are silent for longer than their lease, then go on.',
-              ('topk(8, sum by (instance, reason) (rate(rollcall_task_results_discarded_total{@}[~])))', '{{reason}} {{instance}}'), w=12),
+              top('reason', 'rollcall_task_results_discarded_total{@}', 'rate'), w=12),
         graph('Decisions at reconnects', 'ops', 'What became of the attempts that reconnecting workers reported. Normal: none, or resumed. '
               'rerun: the process that had them is gone; aborted: another has them by now.',
-              ('sum by (instance, decision) (rate(rollcall_task_reconciliations_total{@}[~]))', '{{decision}} {{instance}}'), w=12),
+              by('decision', 'rollcall_task_reconciliations_total{@}', 'rate'), w=12),
         closed=True,
     ),
     row(

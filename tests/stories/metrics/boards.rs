@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rollcall::telemetry::catalogue::{FAMILIES, Kind};
 use serde_json::Value;
 
-use super::bundle::{BOARDS, files, records, root, rules, says};
+use super::bundle::{BOARDS, fetched, files, records, root, rules, says};
 use super::promql::{Selector, family_of, selectors, wrong};
 
 mod colours;
@@ -18,13 +18,14 @@ const INSTANCES: [(&str, &str, &str); 2] = [("job", "=~", "$job"), ("instance", 
 
 /// Panels whose queries are not of the servers chosen, and why. Of the linter's rules these break
 /// target-job-rule and target-instance-rule; no other rule has an exception.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("What to do", "an alert may be of Prometheus itself, which is no server of ours"),
     ("CPU of the worker", "the workers' own pages are another job"),
     ("Memory of the worker", "the workers' own pages are another job"),
     ("File descriptors of the worker", "the workers' own pages are another job"),
     ("Its page", "the workers' own pages are another job"),
     ("Workers seen and configured", "the workers' own pages are another job"),
+    ("Seen of what is configured", "the workers' own pages are another job"),
     ("Discovery failures", "Prometheus tells of itself"),
     ("Rule evaluation", "Prometheus tells of itself"),
     ("Alerts", "alerts on a whole job have no instance"),
@@ -91,6 +92,13 @@ pub(crate) fn filled(query: &str) -> String {
 #[test]
 fn the_boards_are_what_their_descriptions_say() {
     says("/usr/bin/python3", &["-B", "grafana/generate", "--check"]);
+}
+
+#[test]
+fn grafana_10_to_13_know_every_field_of_the_boards_and_take_its_value() {
+    let schema = fetched("grafana-schema", "node_modules/typescript");
+    let said = says("/usr/bin/python3", &["-B", "grafana/schema/check.py", &schema]);
+    assert!(said.starts_with("4 versions take all of "), "{said}");
 }
 
 #[test]

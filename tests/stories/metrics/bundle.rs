@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::prometheus::three;
 use super::promql::{selectors, wrong};
 
 /// The boards that links may lead to.
@@ -26,6 +27,16 @@ pub(crate) fn says(program: &str, arguments: &[&str]) -> String {
     let errors = String::from_utf8_lossy(&said.stderr);
     assert!(said.status.success(), "{program} {arguments:?}\n{text}{errors}");
     text
+}
+
+/// The folder in which `make setup` has put what it fetches. Says so where it has not.
+pub(crate) fn fetched(folder: &str, part: &str) -> String {
+    let built = Path::new(env!("CARGO_BIN_EXE_rollcall"));
+    // Beside the folder of the profile, wherever that is.
+    let target = built.parent().and_then(Path::parent).expect("target/debug/rollcall");
+    let found = target.join(folder);
+    assert!(found.join(part).exists(), "{} is missing: `make setup` fetches it", found.join(part).display());
+    found.display().to_string()
 }
 
 /// The files of a folder under `monitoring/`, by their ending.
@@ -55,7 +66,7 @@ pub(crate) fn rules() -> Vec<Value> {
             groups.into_iter().flat_map(|group| group["rules"].as_array().expect("rules").clone())
         })
         .collect();
-    assert_eq!(rules.len(), 69);
+    assert_eq!(rules.len(), 72);
     rules
 }
 
@@ -63,7 +74,7 @@ pub(crate) fn records() -> Vec<String> {
     rules().iter().filter_map(|rule| rule["record"].as_str().map(str::to_owned)).collect()
 }
 
-fn alerts() -> BTreeSet<String> {
+pub(crate) fn alerts() -> BTreeSet<String> {
     rules().iter().filter_map(|rule| rule["alert"].as_str().map(str::to_owned)).collect()
 }
 
@@ -74,14 +85,17 @@ fn rules_and_their_tests_are_what_the_tables_say() {
 
 #[test]
 fn promtool_takes_the_configuration_and_the_rules_and_their_tests_pass() {
-    says("promtool", &["check", "config", "--lint=all", "--lint-fatal", "monitoring/prometheus.yml"]);
-    says("promtool", &["check", "rules", "--lint=all", "--lint-fatal", "monitoring/rules/rollcall.yaml"]);
-    // Beside each other, for each keeps a core busy for seconds.
-    std::thread::scope(|scope| {
-        for path in files("monitoring/tests", "yaml") {
-            scope.spawn(move || says("promtool", &["test", "rules", &path.display().to_string()]));
-        }
-    });
+    let tools = ["promtool".to_owned(), three("promtool")];
+    for tool in &tools {
+        says(tool, &["check", "config", "--lint=all", "--lint-fatal", "monitoring/prometheus.yml"]);
+        says(tool, &["check", "rules", "--lint=all", "--lint-fatal", "monitoring/rules/rollcall.yaml"]);
+        // Beside each other, for each keeps a core busy for seconds.
+        std::thread::scope(|scope| {
+            for path in files("monitoring/tests", "yaml") {
+                scope.spawn(move || says(tool, &["test", "rules", &path.display().to_string()]));
+            }
+        });
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rollcall::client::{Client, encoded};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::bundle::root;
+use super::bundle::{fetched, root};
 use crate::support::eventually;
 use crate::support::process::free_port;
 
@@ -59,17 +59,51 @@ impl Drop for Process {
     }
 }
 
+/// Which Prometheus.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Version {
+    /// Debian's, which `make setup` installs: 2.42 on bookworm.
+    Installed,
+    /// 3.x, which `make setup` unpacks beside it: it drops a target whose Content-Type is wrong, and
+    /// writes `le="1.0"` where 2.x writes `le="1"`.
+    Three,
+}
+
+impl Version {
+    fn program(self) -> String {
+        match self {
+            Self::Installed => "prometheus".to_owned(),
+            Self::Three => three("prometheus"),
+        }
+    }
+}
+
+/// A program of Prometheus 3, as `make setup` has unpacked it.
+pub(crate) fn three(program: &str) -> String {
+    let part = format!("usr/bin/{program}");
+    format!("{}/{part}", fetched("prometheus-3", &part))
+}
+
 /// See the module.
 pub(crate) struct Prometheus(Process);
 
 impl Prometheus {
-    /// One that scrapes the server at this URL twice a second, judges by these rules, and tells this
-    /// Alertmanager.
-    pub(crate) async fn watching(server: &str, rules: &Path, alertmanager: SocketAddr) -> Self {
+    /// One of this version that scrapes the server at this URL twice a second, and others under the same
+    /// job, judges by these rules, and tells this Alertmanager.
+    pub(crate) async fn run(
+        version: Version,
+        server: &str,
+        others: &[SocketAddr],
+        rules: &Path,
+        alertmanager: SocketAddr,
+    ) -> Self {
         let address = free_port();
         let ours = std::fs::read_to_string(root().join("monitoring/prometheus.yml")).expect("it is there");
+        let server = server.trim_start_matches("http://");
+        let all: Vec<String> = others.iter().map(SocketAddr::to_string).chain([server.to_owned()]).collect();
         let config = ours
-            .replace("127.0.0.1:7600", server.trim_start_matches("http://"))
+            .replace("[127.0.0.1:7600]", &format!("[{}]", all.join(", ")))
+            .replace("127.0.0.1:7600", server)
             .replace("127.0.0.1:9090", &address.to_string())
             .replace("127.0.0.1:9093", &alertmanager.to_string())
             .replace("scrape_interval: 15s", "scrape_interval: 500ms\n  scrape_timeout: 500ms")
@@ -93,7 +127,19 @@ impl Prometheus {
             // What was told before it knew the Alertmanager is told again soon.
             "--rules.alert.resend-delay=1s".to_owned(),
         ];
-        Self(Process::start("prometheus", &words, address, folder).await)
+        Self(Process::start(&version.program(), &words, address, folder).await)
+    }
+
+    /// What it says that it is.
+    pub(crate) async fn version(&self) -> String {
+        let answer = self.0.get("/api/v1/status/buildinfo").await;
+        answer["data"]["version"].as_str().expect("a version").to_owned()
+    }
+
+    /// Its targets, with what it got from each.
+    pub(crate) async fn targets(&self) -> Vec<Value> {
+        let answer = self.0.get("/api/v1/targets?state=active").await;
+        answer["data"]["activeTargets"].as_array().expect("targets").clone()
     }
 
     /// What an instant query finds.

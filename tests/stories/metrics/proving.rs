@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::boards;
 use super::bundle::root;
-use super::prometheus::Prometheus;
+use super::prometheus::{Prometheus, Version};
 use crate::support::process::{WorkerProcess, free_port};
 use crate::support::{eventually, program};
 
@@ -103,8 +103,11 @@ async fn every_query_of_every_panel_and_rule_answers_before_the_real_thing() {
         is_ready(&client, worker).await;
     }
     // Nothing listens there: what Prometheus does without an Alertmanager is its own business.
-    let prometheus =
-        Prometheus::watching(server.base(), &root().join("monitoring/rules/*.yaml"), free_port()).await;
+    let watching = async |version| {
+        let rules = root().join("monitoring/rules/*.yaml");
+        Prometheus::run(version, server.base(), &[], &rules, free_port()).await
+    };
+    let both = [watching(Version::Installed).await, watching(Version::Three).await];
     let events = client.events("/v1/events", None).await.expect("a stream");
     load(&client, Instant::now() + Duration::from_secs(3)).await;
     // A worker dies under its task, and comes back.
@@ -124,20 +127,40 @@ async fn every_query_of_every_panel_and_rule_answers_before_the_real_thing() {
     is_ready(&client, "victim").await;
     load(&client, Instant::now() + Duration::from_secs(3)).await;
 
+    for prometheus in &both {
+        all_is_answered(prometheus).await;
+    }
+    drop(events);
+    let [_, three] = &both;
+    assert!(three.version().await.starts_with("3."), "{}", three.version().await);
+    // It writes whole numbers as what they are, and the service levels count all the same.
+    for (le, series) in [("30.0", true), ("30", false)] {
+        let found = three.value(&format!("rollcall_task_queue_wait_seconds_bucket{{le=\"{le}\"}}")).await;
+        assert_eq!(!found.is_empty(), series, "{le}");
+    }
+    let slow = three.value("job:rollcall_task_slow_starts:ratio_rate5m").await;
+    assert_eq!(slow[0]["value"][1], "0", "all have started in time: {slow:?}");
+    // It would not read a page whose type it does not know.
+    for target in three.targets().await {
+        let ours = target["labels"]["job"].as_str().is_some_and(|job| job.starts_with("rollcall"));
+        assert!(!ours || (&target["health"], &target["lastError"]) == (&json!("up"), &json!("")), "{target}");
+    }
+}
+
+/// Every query of every panel and rule finds something, or has its reason, and what it finds is true.
+async fn all_is_answered(prometheus: &Prometheus) {
     let mut unanswered = Vec::new();
     eventually("an answer to every query", async || {
-        unanswered = empty_queries(&prometheus).await;
+        unanswered = empty_queries(prometheus).await;
         if unanswered.is_empty() { Ok(()) } else { Err(format!("{unanswered:#?}")) }
     })
     .await;
-    drop(events);
-
     let rules = prometheus.rules().await;
-    assert_eq!(rules.len(), 69);
+    assert_eq!(rules.len(), 72);
     for rule in &rules {
         assert_eq!((&rule["health"], &rule["lastError"]), (&json!("ok"), &Value::Null), "{rule}");
     }
-    conserved(&prometheus).await;
+    conserved(prometheus).await;
     let pages = prometheus.value(r#"up{job="rollcall-worker-hosts"}"#).await;
     assert_eq!(pages.len(), 1, "the sandbox has a page of its own: {pages:?}");
     assert_eq!(

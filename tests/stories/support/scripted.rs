@@ -17,7 +17,12 @@ pub(crate) struct Scripted(WebSocketStream<TcpStream>);
 impl Scripted {
     /// Dials in, and says nothing yet.
     pub(crate) async fn dial(server: &Server) -> Self {
-        let address = server.base_url().strip_prefix("http://").expect("the base of a URL").to_owned();
+        Self::dial_at(server.base_url()).await
+    }
+
+    /// The same, to the server with this base URL.
+    pub(crate) async fn dial_at(base_url: &str) -> Self {
+        let address = base_url.strip_prefix("http://").expect("the base of a URL").to_owned();
         let url = format!("ws://{address}/v1/workers/connect");
         let mut request = url.into_client_request().expect("a URL");
         let protocol = SUBPROTOCOL.parse().expect("a header");
