@@ -20,6 +20,9 @@ use crate::telemetry::Rejected;
 
 /// The longest URL, in bytes.
 const MAX_URL: usize = 8 << 10;
+/// Headers of one request at most. hyper would look too, but only up to its own bound (100) without
+/// clearing room for them at every request.
+const MAX_HEADERS: usize = 64;
 /// What a request to no route is counted under.
 const NO_ROUTE: &str = "(no route)";
 
@@ -83,6 +86,10 @@ fn admitted(face: Face, config: &Config, request: &Request<Incoming>) -> Result<
     if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URL {
         return Err(problem::URL_TOO_LONG.with(format!("the URL is longer than {MAX_URL} bytes")).into());
     }
+    if request.headers().len() > MAX_HEADERS {
+        let many = format!("the request has more than {MAX_HEADERS} headers");
+        return Err(problem::TOO_MANY_HEADERS.with(many).into());
+    }
     match find(request.method(), uri.path()) {
         Found::Route(at, parameter) if serves(face, ROUTES[at].endpoint) => Ok((at, parameter.to_owned())),
         Found::WrongMethod(methods) => {
@@ -101,7 +108,9 @@ fn rejected(kind: Kind) -> Option<Rejected> {
     match kind {
         problem::HOST_NOT_ALLOWED => Some(Rejected::Host),
         problem::ORIGIN_NOT_ALLOWED => Some(Rejected::Origin),
-        problem::BODY_TOO_LARGE | problem::URL_TOO_LONG => Some(Rejected::TooLarge),
+        problem::BODY_TOO_LARGE | problem::URL_TOO_LONG | problem::TOO_MANY_HEADERS => {
+            Some(Rejected::TooLarge)
+        }
         problem::BODY_TIMEOUT => Some(Rejected::Timeout),
         problem::QUEUE_FULL => Some(Rejected::Overload),
         _ => None,

@@ -12,6 +12,34 @@ use super::time::Wall;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId(pub u128);
 
+/// Where each of a UUID's bytes stands in its hyphenated form (RFC 9562, section 4).
+const HYPHENATED: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
+/// The two hexadecimal digits of each byte.
+pub(super) const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
+
+/// What each hexadecimal digit is worth; 16 for what is none.
+const WORTH: [u8; 256] = {
+    let mut table = [16; 256];
+    let mut digit: u8 = 0;
+    while digit < 16 {
+        let lower = HEX[digit as usize][1];
+        table[lower as usize] = digit;
+        table[lower.to_ascii_uppercase() as usize] = digit;
+        digit += 1;
+    }
+    table
+};
+
 impl TaskId {
     /// When the shell made it, as far as a UUIDv7 says: it begins with the milliseconds (RFC 9562,
     /// section 5.7).
@@ -22,16 +50,9 @@ impl TaskId {
     /// Writes the hyphenated form of RFC 9562.
     pub fn hyphenated(self, text: &mut [u8; 36]) -> &str {
         // By hand: it is written four times a task, and the formatter takes ten times as long.
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         *text = [b'-'; 36];
-        let mut at = 0;
-        for byte in self.0.to_be_bytes() {
-            if matches!(at, 8 | 13 | 18 | 23) {
-                at += 1;
-            }
-            text[at] = DIGITS[usize::from(byte >> 4)];
-            text[at + 1] = DIGITS[usize::from(byte & 15)];
-            at += 2;
+        for (at, byte) in HYPHENATED.into_iter().zip(self.0.to_be_bytes()) {
+            [text[at], text[at + 1]] = HEX[usize::from(byte)];
         }
         std::str::from_utf8(text).unwrap_or_default()
     }
@@ -58,23 +79,16 @@ impl std::str::FromStr for TaskId {
         if bytes.len() != 36 {
             return Err(NotATaskId);
         }
+        if [8, 13, 18, 23].into_iter().any(|at| bytes[at] != b'-') {
+            return Err(NotATaskId);
+        }
         let mut value = [0u8; 16];
-        let mut digits = 0;
-        for (at, byte) in bytes.iter().enumerate() {
-            if matches!(at, 8 | 13 | 18 | 23) {
-                if *byte != b'-' {
-                    return Err(NotATaskId);
-                }
-                continue;
+        for (byte, at) in value.iter_mut().zip(HYPHENATED) {
+            let (high, low) = (WORTH[usize::from(bytes[at])], WORTH[usize::from(bytes[at + 1])]);
+            if high > 15 || low > 15 {
+                return Err(NotATaskId);
             }
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'f' => byte - b'a' + 10,
-                b'A'..=b'F' => byte - b'A' + 10,
-                _ => return Err(NotATaskId),
-            };
-            value[digits / 2] = value[digits / 2] << 4 | digit;
-            digits += 1;
+            *byte = high << 4 | low;
         }
         Ok(Self(u128::from_be_bytes(value)))
     }

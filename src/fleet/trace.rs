@@ -3,7 +3,7 @@
 //! knows those knows them: the worker that an attempt is handed to, and whoever exports spans later,
 //! also after a restart.
 
-use super::ids::{Epoch, TaskId};
+use super::ids::{Epoch, HEX, TaskId};
 
 /// Which trace a task belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +60,21 @@ impl TraceContext {
         mix(mix(mix(mix(low) ^ high) ^ kind) ^ number).max(1)
     }
 
-    /// The header that hands this trace on to the worker of an attempt.
-    pub fn traceparent(&self, epoch: Epoch) -> String {
-        let flags = u8::from(self.sampled);
-        format!("00-{:032x}-{:016x}-{flags:02x}", self.trace, self.span(SpanOf::Execution(epoch)))
+    /// Writes the header that hands this trace on to the worker of an attempt.
+    pub fn traceparent(self, epoch: Epoch, text: &mut [u8; 55]) -> &str {
+        // By hand, as ids are: each attempt has one.
+        *text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        hex(&mut text[3..35], &self.trace.to_be_bytes());
+        hex(&mut text[36..52], &self.span(SpanOf::Execution(epoch)).to_be_bytes());
+        hex(&mut text[53..], &[u8::from(self.sampled)]);
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// Writes bytes as hexadecimal digits; there is room for just as many.
+fn hex(text: &mut [u8], bytes: &[u8]) {
+    for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        digits.copy_from_slice(&HEX[usize::from(*byte)]);
     }
 }
 
@@ -108,8 +119,9 @@ mod tests {
         let context = TraceContext::of(TaskId(7), Some(THEIRS));
         assert_eq!(context.trace, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
         assert_eq!((context.parent, context.sampled), (Some(0x00f0_67aa_0ba9_02b7), false));
-        let handed = context.traceparent(Epoch(1));
-        assert_eq!(parse(&handed), Some((context.trace, context.span(SpanOf::Execution(Epoch(1))), false)));
+        let mut text = [0; 55];
+        let handed = context.traceparent(Epoch(1), &mut text);
+        assert_eq!(parse(handed), Some((context.trace, context.span(SpanOf::Execution(Epoch(1))), false)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! interface translates between the core's words and its own; it decides nothing.
 
 pub mod factory;
+pub mod mailbox;
 pub mod mock;
 pub mod websocket;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use self::mailbox::Mailbox;
 use crate::fleet::{
     Artifact, ConnId, ConnectOutcome, Epoch, Event, Order, Registration, Report, TaskError, TaskId, Why,
     WorkerName, WorkerSpec,
@@ -120,7 +122,7 @@ pub struct LinkIo {
     /// Its number.
     pub conn: ConnId,
     /// What the manager tells it. Bounded; the manager never waits on it.
-    pub commands: mpsc::Receiver<LinkCommand>,
+    pub commands: Mailbox,
     /// To the core, ahead of submissions. Bounded: a full lane makes the reader wait.
     pub events: mpsc::Sender<Event>,
     /// To the tasks' logs, past the core.
@@ -137,19 +139,42 @@ impl LinkIo {
         self.events.send(Event::LinkUp(self.conn, Box::new(registration))).await.is_ok()
     }
 
-    /// Tells the core what the worker said; a result bears its stored files. False when the server
-    /// is gone.
-    pub async fn report(&self, mut report: Report) -> bool {
+    /// What the worker said, as the core hears it; a result bears its stored files.
+    pub fn event(&self, mut report: Report) -> Event {
         if let Report::Result(result) = &mut report {
             result.artifacts = self.door.artifacts(result.task, result.epoch);
         }
-        // There nearly always is room, and then nothing needs to be waited for.
-        match self.events.try_send(Event::Report(self.conn, report)) {
+        Event::Report(self.conn, report)
+    }
+
+    /// Tells the core what the worker said, if there is room for it, as there nearly always is.
+    ///
+    /// # Errors
+    /// [`NotReported`], with the event that has to wait.
+    pub fn try_report(&self, report: Report) -> Result<(), NotReported> {
+        self.events.try_send(self.event(report)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(event) => NotReported::Full(event),
+            mpsc::error::TrySendError::Closed(_) => NotReported::Closed,
+        })
+    }
+
+    /// Tells the core what the worker said. False when the server is gone.
+    pub async fn report(&self, report: Report) -> bool {
+        match self.try_report(report) {
             Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(event)) => self.events.send(event).await.is_ok(),
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
+            Err(NotReported::Full(event)) => self.events.send(event).await.is_ok(),
+            Err(NotReported::Closed) => false,
         }
     }
+}
+
+/// Why the core has not heard what a worker said.
+#[derive(Debug)]
+pub enum NotReported {
+    /// Too much waits for it.
+    Full(Event),
+    /// The server is gone.
+    Closed,
 }
 
 /// The way from a connection's reader into the tasks' logs (the data plane). The core opens it for

@@ -10,16 +10,31 @@ mod translate;
 pub use accept::{NotAccepted, accept_response};
 pub use socket::tune;
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Abilities, BoxFuture, Ended, LinkIo, Target, WorkerInterface};
 use socket::Counted;
 
+/// Opening handshakes that are under way at once. Each takes 8 KiB for a moment, and a server with
+/// 10,000 workers dials them all when it starts.
+const HANDSHAKES: usize = 128;
+
 /// The interface for workers that are dialled.
-#[derive(Debug, Default)]
-pub struct WebSocketInterface;
+#[derive(Debug)]
+pub struct WebSocketInterface {
+    handshakes: Arc<Semaphore>,
+}
+
+impl Default for WebSocketInterface {
+    fn default() -> Self {
+        Self { handshakes: Arc::new(Semaphore::new(HANDSHAKES)) }
+    }
+}
 
 impl WorkerInterface for WebSocketInterface {
     fn abilities(&self) -> Abilities {
@@ -27,7 +42,7 @@ impl WorkerInterface for WebSocketInterface {
     }
 
     fn run(&self, target: Target, io: LinkIo) -> BoxFuture<Ended> {
-        Box::pin(dial::run(target, io))
+        Box::pin(dial::run(target, io, Arc::clone(&self.handshakes)))
     }
 }
 

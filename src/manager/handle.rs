@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -23,8 +23,8 @@ use crate::telemetry::Metrics;
 
 /// A message to the loop. Reads come this way only where they need the core itself.
 pub(crate) enum Call {
-    /// `Submit` whose caller waits for the end; refusals arrive on the same channel.
-    SubmitAndWait(Box<Submission>, oneshot::Sender<Waited>),
+    /// `Submit` whose caller waits for the end until then; refusals arrive on the same channel.
+    SubmitAndWait(Box<Submission>, Instant, oneshot::Sender<Waited>),
     /// Submissions that are to be one commit.
     SubmitAll(Vec<(Box<Submission>, oneshot::Sender<Answer>)>),
     /// An event whose request is answered.
@@ -58,6 +58,8 @@ pub(crate) enum Call {
 pub(crate) enum Waited {
     /// The task is final.
     Finished(Arc<TaskRecord>),
+    /// The caller has waited as long as it wanted to; the task is kept and goes on.
+    GoesOn(Arc<TaskRecord>),
     /// It was not taken.
     Refused(Refusal),
 }
@@ -209,6 +211,7 @@ impl Manager {
             Err(_) => Ok(None),
             Ok(Err(_)) => Err(CallError::Stopped),
             Ok(Ok(Waited::Finished(record))) => Ok(Some(record)),
+            Ok(Ok(Waited::GoesOn(_))) => Ok(None),
             Ok(Ok(Waited::Refused(refusal))) => Err(refusal.into()),
         }
     }

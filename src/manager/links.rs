@@ -13,6 +13,7 @@ use crate::fleet::{ConnId, ConnectOutcome, Event, Order, Why, WorkerName, Worker
 use crate::interface::{
     DataDoor, Ended, LinkCommand, LinkIo, LinkLimits, LinkMeter, Target, Token,
     factory::WorkerInterfaceFactory,
+    mailbox::{self, NotTaken, mailbox},
 };
 
 /// Orders that may wait for one connection. Executes and cancels are bounded by slots, so a full
@@ -26,7 +27,7 @@ pub(super) struct Links {
     door: Arc<dyn DataDoor>,
     meter: Arc<dyn LinkMeter>,
     limits: LinkLimits,
-    open: FxHashMap<ConnId, mpsc::Sender<LinkCommand>>,
+    open: FxHashMap<ConnId, mailbox::Sender>,
     dials: HashMap<WorkerName, (ConnId, AbortHandle)>,
     tasks: JoinSet<()>,
     by_task: HashMap<Id, (ConnId, WorkerName)>,
@@ -58,7 +59,7 @@ impl Links {
     pub(super) fn open(&mut self) -> LinkIo {
         self.next += 1;
         let conn = ConnId(self.next);
-        let (sender, commands) = mpsc::channel(QUEUED_ORDERS);
+        let (sender, commands) = mailbox(QUEUED_ORDERS);
         self.open.insert(conn, sender);
         LinkIo {
             conn,
@@ -112,15 +113,15 @@ impl Links {
     pub(super) fn probe(&mut self, conn: Option<ConnId>, reply: oneshot::Sender<std::time::Duration>) {
         if let Some(link) = conn.and_then(|conn| self.open.get(&conn)) {
             // A probe that finds no room is not answered, which is what its caller is told.
-            drop(link.try_send(LinkCommand::Probe(reply)));
+            link.send(LinkCommand::Probe(reply)).ok();
         }
     }
 
     fn send(&mut self, conn: ConnId, command: LinkCommand) -> Option<Event> {
-        match self.open.get(&conn)?.try_send(command) {
+        match self.open.get(&conn)?.send(command) {
             // One whose task has ended says so itself, by an event that is on its way.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Ok(()) | Err(NotTaken::Closed) => None,
+            Err(NotTaken::Full) => {
                 self.cut(conn);
                 Some(Event::LinkDown(conn, Why::SlowConsumer))
             }

@@ -9,6 +9,7 @@ mod handle;
 mod links;
 mod listing;
 mod narrate;
+mod patience;
 pub mod pools;
 mod recorder;
 mod recovering;

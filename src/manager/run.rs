@@ -42,6 +42,9 @@ const CALL_LANE: usize = 1_024;
 /// Inputs taken in one pass.
 const BATCH: usize = 256;
 
+/// Effects whose room is kept between steps.
+const EFFECTS_KEPT: usize = 256;
+
 /// Housekeeping, and a sign of life, at least so often.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -206,7 +209,8 @@ impl FleetLoop {
         let mut timer: Pin<Box<Sleep>> = Box::pin(sleep_until(tick_at.into()));
         loop {
             let wake = self.next_wake(tick_at);
-            if timer.deadline().into_std() != wake {
+            // It rings too early rather than being set anew for every task that has ended in time.
+            if wake < timer.deadline().into_std() {
                 timer.as_mut().reset(wake.into());
             }
             let woken = tokio::select! {
@@ -231,7 +235,9 @@ impl FleetLoop {
                     }
                 }
                 Woken::Journal(told) => self.heard(told),
+                Woken::Timer if self.pass.0 < wake => timer.as_mut().reset(wake.into()),
                 Woken::Timer => {
+                    timer.as_mut().reset((self.pass.0 + TICK).into());
                     // What has arrived meanwhile is read before anybody is judged silent.
                     tokio::task::yield_now().await;
                     self.begin_pass();
@@ -244,6 +250,7 @@ impl FleetLoop {
                         tick_at = now + TICK;
                         self.housekeeping();
                     }
+                    self.promote_for_the_impatient();
                     self.tell(Event::Wake);
                 }
             }
@@ -263,7 +270,10 @@ impl FleetLoop {
     fn next_wake(&self, tick_at: Instant) -> Instant {
         let core = self.fleet.next_wake().map(|at| self.shared.clock.instant(at));
         let stop = self.stopping.as_ref().map(|stopping| stopping.until);
-        [core, self.linger_until, self.publish_at, stop].into_iter().flatten().fold(tick_at, Instant::min)
+        [core, self.linger_until, self.publish_at, self.callers.wake(), stop]
+            .into_iter()
+            .flatten()
+            .fold(tick_at, Instant::min)
     }
 
     fn take_events(&mut self, batch: &mut Vec<Event>) {
@@ -286,7 +296,8 @@ impl FleetLoop {
         let mut effects = std::mem::take(&mut self.effects);
         self.fleet.handle(now, event, &mut effects);
         self.carry_out(decided, now, &mut effects);
-        self.effects = effects;
+        // A reload may have thousands of effects; few steps have more than ten.
+        self.effects = if effects.capacity() > EFFECTS_KEPT { Vec::new() } else { effects };
     }
 
     fn carry_out(&mut self, decided: Instant, now: Now, effects: &mut Vec<Effect>) {
@@ -394,9 +405,9 @@ impl FleetLoop {
 
     fn call(&mut self, call: Call) {
         match call {
-            Call::SubmitAndWait(submission, reply) => {
+            Call::SubmitAndWait(submission, until, reply) => {
                 self.enters(&submission);
-                self.callers.submits(submission.request, submission.id, reply);
+                self.callers.submits(submission.request, submission.id, until, reply);
                 let request = submission.request;
                 self.tell(Event::Submit(submission));
                 self.callers.submitted();
@@ -444,6 +455,16 @@ impl FleetLoop {
                 self.links.probe(conn, reply);
             }
             Call::Shutdown(drain, reply) => self.begin_stop(drain, reply),
+        }
+    }
+
+    /// Tasks whose submitters have waited as long as they wanted to are kept from now on.
+    fn promote_for_the_impatient(&mut self) {
+        for task in self.callers.impatient(self.pass.0) {
+            let request = RequestId(self.shared.next_request.fetch_add(1, Ordering::Relaxed));
+            if self.callers.promotes(task, request) {
+                self.tell(Event::Promote(task, request));
+            }
         }
     }
 

@@ -2,12 +2,15 @@
 //! for, by waiting or by key.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::{Ask, Call, CallError, Manager, Submitted, Waited};
 use crate::fleet::*;
+
+/// The longest that a caller can wait: a year, in which any clock's end is far.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 impl Ask {
     fn named(&self) -> Option<(Tenant, KeyHash)> {
@@ -143,60 +146,50 @@ impl Manager {
     /// As [`Manager::submit`].
     pub async fn execute(&self, ask: Ask, patience: Duration) -> Result<Submitted, CallError> {
         if ask.key.is_some() {
-            let submitted = self.submit(ask).await?;
-            let (Submitted::Finished(record) | Submitted::Accepted(record) | Submitted::Replayed(record)) =
-                &submitted;
-            if record.state.is_final() {
-                return Ok(submitted);
-            }
-            let replayed = matches!(submitted, Submitted::Replayed(_));
-            return Ok(match self.finished(record.id, patience).await? {
-                Some(record) if replayed => Submitted::Replayed(record),
-                Some(record) => Submitted::Finished(record),
-                None => submitted,
-            });
+            return Box::pin(self.execute_by_key(ask, patience)).await;
         }
         self.check(&ask).await?;
         let lane = self.lane().await?;
         let submission = self.submission(ask, Keep::Passing)?;
         let task = submission.id;
         let (reply, waited) = oneshot::channel();
-        lane.send(Call::SubmitAndWait(submission, reply));
+        lane.send(Call::SubmitAndWait(submission, Instant::now() + patience.min(LONGEST), reply));
         let caller = WaitingCaller { manager: self, task, done: false };
-        match tokio::time::timeout(patience, waited).await {
-            Ok(heard) => {
-                caller.heard();
-                match heard.map_err(|_| CallError::Stopped)? {
-                    Waited::Finished(record) => Ok(Submitted::Finished(record)),
-                    Waited::Refused(refusal) => Err(refusal.into()),
-                }
-            }
-            Err(_) => {
-                let request = self.request();
-                let promoted = self.ask(request, Event::Promote(task, request)).await;
-                caller.heard();
-                match promoted? {
-                    Answer::Accepted(record) | Answer::Replayed(record) | Answer::Cancel(record) => {
-                        Ok(if record.state.is_final() {
-                            Submitted::Finished(record)
-                        } else {
-                            Submitted::Accepted(record)
-                        })
-                    }
-                    Answer::Refused(refusal) => Err(refusal.into()),
-                    Answer::Done | Answer::ReplayedFromArchive(_) => Err(CallError::Stopped),
-                }
-            }
+        let heard = waited.await;
+        caller.heard();
+        match heard.map_err(|_| CallError::Stopped)? {
+            Waited::Finished(record) => Ok(Submitted::Finished(record)),
+            Waited::GoesOn(record) => Ok(Submitted::Accepted(record)),
+            Waited::Refused(refusal) => Err(refusal.into()),
         }
     }
 
-    /// Whether the workers would take this input, as far as their schemas say.
+    async fn execute_by_key(&self, ask: Ask, patience: Duration) -> Result<Submitted, CallError> {
+        let submitted = self.submit(ask).await?;
+        let (Submitted::Finished(record) | Submitted::Accepted(record) | Submitted::Replayed(record)) =
+            &submitted;
+        if record.state.is_final() {
+            return Ok(submitted);
+        }
+        let replayed = matches!(submitted, Submitted::Replayed(_));
+        Ok(match self.finished(record.id, patience).await? {
+            Some(record) if replayed => Submitted::Replayed(record),
+            Some(record) => Submitted::Finished(record),
+            None => submitted,
+        })
+    }
+
+    /// Whether the workers would take this input, as far as their schemas say. What is rare is in
+    /// boxes of its own: the futures around it are moved for every task.
     async fn check(&self, ask: &Ask) -> Result<(), CallError> {
         if !ask.spec.artifacts.is_empty() {
             // A reference stands for what only the worker gets to see: no schema is held against it.
-            return self.check_files(ask).await;
+            return Box::pin(self.check_files(ask)).await;
         }
-        let checked = self.0.schemas.check(&ask.spec.capability, &ask.spec.input).await;
+        if self.0.schemas.agreed(&ask.spec.capability).is_none() {
+            return Ok(());
+        }
+        let checked = Box::pin(self.0.schemas.check(&ask.spec.capability, &ask.spec.input)).await;
         checked.map_err(|invalid| {
             self.refused(&ask.spec.capability, ask.source, "invalid");
             CallError::Invalid(Box::new(invalid))

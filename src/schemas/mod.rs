@@ -74,14 +74,18 @@ impl Schemas {
         self.catalogue.write().unwrap_or_else(PoisonError::into_inner).replace(before, after);
     }
 
+    /// The schema that all workers of a capability gave, if they did.
+    pub fn agreed(&self, capability: &Capability) -> Option<Payload> {
+        self.catalogue.read().unwrap_or_else(PoisonError::into_inner).agreed(capability)
+    }
+
     /// Checks an input. Small ones are checked here and now, others on a thread of their own.
     /// Cancel-safe.
     ///
     /// # Errors
     /// [`InvalidInput`], where all workers of the capability gave the same schema and it says so.
     pub async fn check(&self, capability: &Capability, input: &Payload) -> Result<(), InvalidInput> {
-        let agreed = self.catalogue.read().unwrap_or_else(PoisonError::into_inner).agreed(capability);
-        let Some(schema) = agreed else { return Ok(()) };
+        let Some(schema) = self.agreed(capability) else { return Ok(()) };
         let Some(checker) = self.checker(capability, schema).await else { return Ok(()) };
         let errors = match checker.effort(input.as_str().len()) {
             Effort::Small => checker.judge(input.as_str(), true),

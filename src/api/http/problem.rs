@@ -59,6 +59,7 @@ kinds! {
     TOO_MANY_WORKERS = CONFLICT, "too_many_workers", "There are as many workers as one server takes";
     BODY_TOO_LARGE = PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large";
     URL_TOO_LONG = URI_TOO_LONG, "url_too_long", "The URL is too long";
+    TOO_MANY_HEADERS = REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers", "The request has too many headers";
     RANGE_NOT_SATISFIABLE = RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "The file has no such part";
     UNKNOWN_ARTIFACT = UNPROCESSABLE_ENTITY, "unknown_artifact", "The input refers to a file that is not here";
     ARTIFACT_STORE_FULL = INSUFFICIENT_STORAGE, "artifact_store_full", "The disk has no room for the file";

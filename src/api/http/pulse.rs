@@ -1,14 +1,15 @@
 //! Notices connections that hang: a head that does not come whole, a client that says nothing any
 //! more, one that does not read. hyper has a timer for the first alone, and sets it anew with each
-//! request; here the socket notes what moves, and a slow tick per connection looks at the notes.
+//! request; here the socket notes what moves, and one slow tick looks at the notes of all connections.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a client may take to send the head of a request.
@@ -34,6 +35,10 @@ pub(crate) struct Pulse {
     since: AtomicU64,
     /// Milliseconds from birth, plus one; 0 while what we write goes out.
     stuck: AtomicU64,
+    /// The connection is to end after its answer.
+    closing: AtomicBool,
+    /// Who serves it.
+    server: AtomicWaker,
 }
 
 /// What is wrong with a connection.
@@ -59,6 +64,8 @@ impl Pulse {
             phase: AtomicU8::new(HEAD),
             since: AtomicU64::new(0),
             stuck: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            server: AtomicWaker::new(),
         }
     }
 
@@ -76,6 +83,22 @@ impl Pulse {
     pub(crate) fn streaming(self: &Arc<Self>) -> Streaming {
         self.enter(STREAMING);
         Streaming(Arc::clone(self))
+    }
+
+    /// The connection ends after the answer that it is at, or at once between two.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.server.wake();
+    }
+
+    /// Names the task that serves the connection, which [`Pulse::close`] wakes.
+    pub(super) fn served_by(&self, server: &Waker) {
+        self.server.register(server);
+    }
+
+    /// Whether [`Pulse::close`] has been said.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     pub(super) fn verdict(&self) -> Verdict {

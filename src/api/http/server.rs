@@ -1,10 +1,12 @@
 //! Accepts connections and serves them with hyper, within limits of number, size and time. Nothing
 //! is detached: when the server closes, every connection ends or is named and cut.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::Request;
@@ -14,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, warn};
 
@@ -25,8 +27,6 @@ use crate::telemetry::{Eviction, Rejected};
 
 /// Connections at once; beyond them, new ones wait in the system's backlog.
 const MAX_CONNECTIONS: usize = 4_096;
-/// Headers of one request at most; beyond them 431.
-const MAX_HEADERS: usize = 64;
 /// Bytes of one request's head; far beyond them 431 (hyper looks after each read of up to as many).
 const MAX_HEAD: usize = 32 << 10;
 /// How long a closing server waits for answers that are on their way.
@@ -59,19 +59,64 @@ pub(crate) enum Face {
 /// Serves until `shutdown` turns true (or its sender is gone), then lets answers that are on their
 /// way end for a few seconds. Stop the manager before: until then waiting callers would be cut off.
 pub async fn serve(listeners: Listeners, state: AppState, shutdown: watch::Receiver<bool>) {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     accept(&listeners, &state, shutdown, &mut connections).await;
     drop(listeners);
     state.close();
+    connections.close();
     let all_ended = async {
-        while let Some(ended) = connections.join_next().await {
-            note(ended);
-        }
+        while connections.ended().await {}
         state.workers_ended().await;
     };
     if timeout(CLOSE_GRACE, all_ended).await.is_err() {
-        warn!(connections = connections.len(), "connections that did not end in time are cut");
-        connections.shutdown().await;
+        warn!(connections = connections.tasks.len(), "connections that did not end in time are cut");
+        connections.tasks.shutdown().await;
+    }
+}
+
+/// The connections that are served: each a task, and what it is at. They are looked at together,
+/// because a timer and a signal for each would have to be asked whenever one of them moves.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    pulses: HashMap<Id, (Arc<Pulse>, AbortHandle)>,
+}
+
+impl Connections {
+    fn serve(&mut self, socket: TcpStream, face: Face, state: AppState) {
+        let pulse = Arc::new(Pulse::new());
+        let task = self.tasks.spawn(connection(socket, face, state, Arc::clone(&pulse)));
+        self.pulses.insert(task.id(), (pulse, task));
+    }
+
+    /// Waits until one has ended; false when there is none. Cancel-safe.
+    async fn ended(&mut self) -> bool {
+        let Some(ended) = self.tasks.join_next_with_id().await else { return false };
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    error!(%error, "a connection's task panicked");
+                }
+                error.id()
+            }
+        };
+        self.pulses.remove(&id);
+        true
+    }
+
+    /// Cuts those that hang.
+    fn look(&self, state: &AppState) {
+        for (pulse, task) in self.pulses.values() {
+            if !goes_on(pulse.verdict(), state) {
+                task.abort();
+            }
+        }
+    }
+
+    /// Lets each end after the answer that it is at.
+    fn close(&self) {
+        self.pulses.values().for_each(|(pulse, _)| pulse.close());
     }
 }
 
@@ -79,25 +124,26 @@ async fn accept(
     listeners: &Listeners,
     state: &AppState,
     mut shutdown: watch::Receiver<bool>,
-    connections: &mut JoinSet<()>,
+    connections: &mut Connections,
 ) {
     let face = if listeners.metrics.is_some() { Face::AllButMetrics } else { Face::All };
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(TICK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let room = connections.len() < MAX_CONNECTIONS;
+        let room = connections.tasks.len() < MAX_CONNECTIONS;
         let (socket, face) = tokio::select! {
             biased; // A burst of connections must not hold back the end.
             _ = shutdown.wait_for(|stop| *stop) => return,
-            Some(ended) = connections.join_next() => { note(ended); continue }
+            true = connections.ended() => continue,
+            _ = look.tick() => { connections.look(state); continue }
             _ = sweep.tick() => { state.manager().logs().sweep(); continue }
             accepted = listeners.api.accept(), if room => (accepted, face),
             accepted = accept_maybe(listeners.metrics.as_ref()), if room => (accepted, Face::MetricsOnly),
         };
         match socket {
-            Ok((socket, _)) => {
-                connections.spawn(connection(socket, face, state.clone()));
-            }
+            Ok((socket, _)) => connections.serve(socket, face, state.clone()),
             Err(error) if is_of_the_client(&error) => {
                 debug!(%error, "a connection was gone before it was accepted")
             }
@@ -123,59 +169,42 @@ fn is_of_the_client(error: &io::Error) -> bool {
     )
 }
 
-fn note(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        error!(%error, "a connection's task panicked");
-    }
-}
-
 /// Serves one connection to its end.
-async fn connection(socket: TcpStream, face: Face, state: AppState) {
+async fn connection(socket: TcpStream, face: Face, state: AppState, pulse: Arc<Pulse>) {
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%error, "a connection broke before it was served");
         return;
     }
-    let pulse = Arc::new(Pulse::new());
     let io = TokioIo::new(Noted::new(socket, Arc::clone(&pulse)));
     let service = {
-        let (state, pulse) = (state.clone(), Arc::clone(&pulse));
+        let pulse = Arc::clone(&pulse);
         service_fn(move |request: Request<Incoming>| answer(state.clone(), face, Arc::clone(&pulse), request))
     };
     let served = http1::Builder::new()
         // Ours watches more (see `pulse`), at no cost per request.
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         // Answers are small: to copy one behind its head costs less than a vectored write.
         .writev(false)
         .serve_connection(io, service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
-    let mut closing = std::pin::pin!(state.closing().cancelled());
+    poll_fn(|cx| {
+        // It is the same task each time.
+        pulse.served_by(cx.waker());
+        Poll::Ready(())
+    })
+    .await;
     let mut is_closing = false;
-    let mut tick = std::pin::pin!(sleep(TICK));
-    loop {
-        tokio::select! {
-            biased; // Answers first: the other two can wait.
-            ended = served.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%error, "a connection ended in an error");
-                }
-                return;
-            }
-            () = tick.as_mut() => {
-                if !goes_on(pulse.verdict(), &state) {
-                    return;
-                }
-                tick.as_mut().reset(tokio::time::Instant::now() + TICK);
-            }
-            () = closing.as_mut(), if !is_closing => {
-                is_closing = true;
-                served.as_mut().graceful_shutdown();
-            }
+    let ended = poll_fn(|cx| {
+        if !is_closing && pulse.is_closing() {
+            is_closing = true;
+            served.as_mut().graceful_shutdown();
         }
+        served.as_mut().poll(cx)
+    });
+    if let Err(error) = ended.await {
+        debug!(%error, "a connection ended in an error");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one task object, as every answer shows it.
 
-use crate::api::http::json::{Object, write_list, write_text, write_time, write_value};
+use crate::api::http::json::{Object, TimeText, time_digits, write_list, write_text, write_value};
 use crate::fleet::{Artifact, AttemptRecord, TaskError, TaskRecord, Wall};
 
 /// Writes a task.
@@ -139,7 +139,7 @@ fn number(out: &mut Vec<u8>, before: &str, number: u64) {
 #[derive(Default)]
 struct Times {
     last: Option<Wall>,
-    text: Vec<u8>,
+    text: TimeText,
 }
 
 impl Times {
@@ -148,12 +148,11 @@ impl Times {
         let Some(at) = at else { return out.extend_from_slice(b"null") };
         if self.last != Some(at) {
             self.last = Some(at);
-            self.text.clear();
-            self.text.push(b'"');
-            write_time(&mut self.text, at);
-            self.text.push(b'"');
+            self.text = time_digits(at);
         }
+        out.push(b'"');
         out.extend_from_slice(&self.text);
+        out.push(b'"');
     }
 }
 

@@ -68,7 +68,8 @@ pub(super) async fn submit(state: &AppState, config: &Config, request: Request<I
     drop(body);
     let submitted = match patience {
         Some(patience) => state.manager().execute(ask, patience).await?,
-        None => state.manager().submit(ask).await?,
+        // In a box: its future is larger than what is moved for everybody else.
+        None => Box::pin(state.manager().submit(ask)).await?,
     };
     Ok(match submitted {
         Submitted::Finished(task) => one(StatusCode::OK, &task),

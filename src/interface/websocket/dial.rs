@@ -1,19 +1,22 @@
 //! Dialling a worker, and telling the ways in which that fails apart.
 
 use std::io;
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use rollcall_protocol::SUBPROTOCOL;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::link;
-use super::socket::{self, Counted};
+use super::socket::{self, Counted, Opening};
 use crate::fleet::{ConnectOutcome, Why};
 use crate::interface::{BoxFuture, Ended, LinkCommand, LinkIo, LinkLimits, Target};
 
@@ -24,20 +27,24 @@ type Failed = (ConnectOutcome, String);
 const SHOWN_BODY: usize = 200;
 
 /// See [`WorkerInterface::run`](crate::interface::WorkerInterface::run).
-pub(super) async fn run(target: Target, io: LinkIo) -> Ended {
+pub(super) async fn run(target: Target, io: LinkIo, handshakes: Arc<Semaphore>) -> Ended {
     // Dialling needs much more room than the connection that comes of it: each has its own box, and
     // the first is free before the second is filled.
-    match Box::pin(dialled(target, io)).await {
+    match Box::pin(dialled(target, io, handshakes)).await {
         Ok(connection) => connection.await,
         Err(ended) => ended,
     }
 }
 
 /// Dials; the connection is to be carried by the future that comes of it.
-async fn dialled(target: Target, mut io: LinkIo) -> Result<BoxFuture<Ended>, Ended> {
+async fn dialled(
+    target: Target,
+    mut io: LinkIo,
+    handshakes: Arc<Semaphore>,
+) -> Result<BoxFuture<Ended>, Ended> {
     let (patience, limits) = (io.limits.connect_timeout, io.limits);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(patience, open(&target, &limits)) => opened,
+        opened = tokio::time::timeout(patience, open(&target, &limits, &handshakes)) => opened,
         why = closed(&mut io) => return Err(Ended::Down(why)),
     };
     match opened {
@@ -59,7 +66,11 @@ async fn closed(io: &mut LinkIo) -> Why {
     }
 }
 
-async fn open(target: &Target, limits: &LinkLimits) -> Result<WebSocketStream<Counted<TcpStream>>, Failed> {
+async fn open(
+    target: &Target,
+    limits: &LinkLimits,
+    handshakes: &Semaphore,
+) -> Result<WebSocketStream<Counted<TcpStream>>, Failed> {
     let request = request(target)?;
     let host = request.uri().host().unwrap_or_default();
     // Literal IPv6 addresses stand in brackets in a URL, and without them everywhere else.
@@ -74,9 +85,13 @@ async fn open(target: &Target, limits: &LinkLimits) -> Result<WebSocketStream<Co
         .await
         .map_err(|problem| (connecting(&problem), problem.to_string()))?;
     socket::tune(&stream).map_err(|problem| (ConnectOutcome::Handshake, problem.to_string()))?;
+    // The semaphore is never closed.
+    let _turn = handshakes.acquire().await;
+    let opening = Opening::new(Counted::new(stream));
     let limits = Some(socket::limits(limits));
-    let opened = client_async_with_config(request, Counted::new(stream), limits).await;
-    opened.map(|(ws, _)| ws).map_err(shaking_hands)
+    let (ws, _) = client_async_with_config(request, opening, limits).await.map_err(shaking_hands)?;
+    let stream = ws.into_inner().into_inner();
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Client, limits).await)
 }
 
 fn request(target: &Target) -> Result<Request, Failed> {

@@ -26,8 +26,8 @@ use self::ending::{End, code_of};
 use self::uploads::Uploads;
 use super::socket::Counted;
 use super::translate;
-use crate::fleet::{Order, Registration, Why, WorkerName};
-use crate::interface::{Ended, LinkCommand, LinkIo, UploadNews};
+use crate::fleet::{Event, Order, Registration, Why, WorkerName};
+use crate::interface::{Ended, LinkCommand, LinkIo};
 
 /// A message that was begun and has not grown for so long will not be finished.
 const UNFINISHED: Duration = Duration::from_secs(10);
@@ -46,15 +46,6 @@ const ACKS_LINGER: Duration = Duration::from_millis(5);
 
 /// Until `registered` names the interval: its default.
 const INTERVAL: Duration = Duration::from_secs(30);
-
-/// What there is to do next.
-enum Step {
-    Command(LinkCommand),
-    News(UploadNews),
-    Read(Message),
-    Tick,
-    End(End),
-}
 
 struct Ping {
     nonce: u64,
@@ -94,29 +85,35 @@ struct Link<S> {
     said_goodbye: bool,
     /// Made by the first artifact.
     uploads: Option<Box<Uploads>>,
+    /// What the worker said and the core had no room for.
+    unsent: VecDeque<Event>,
 }
 
 /// Registers a worker over an open WebSocket and carries its connection to the end.
-pub(super) async fn carry<S>(
+pub(super) fn carry<S>(
     ws: WebSocketStream<Counted<S>>,
     dialled: Option<WorkerName>,
     io: LinkIo,
-) -> Ended
+) -> impl Future<Output = Ended> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    // Made before the future: what an async function is given keeps its room in there beside what it
+    // was moved into. Beginning and end, in boxes of their own, take none in the 10,000 futures that
+    // wait between.
     let mut link = Link::new(ws, io, dialled.clone());
-    // In boxes of their own, beginning and end take no room in the 10,000 futures that wait between.
-    let (end, ended) = match Box::pin(link.first_frame(dialled)).await {
-        Err((end, ended)) => (end, ended),
-        Ok(registration) => {
-            let end = link.serve(registration).await;
-            let why = end.why;
-            (end, Ended::Down(why))
-        }
-    };
-    Box::pin(link.finish(end)).await;
-    ended
+    async move {
+        let (end, ended) = match Box::pin(link.first_frame(dialled)).await {
+            Err((end, ended)) => (end, ended),
+            Ok(registration) => {
+                let end = link.serve(registration).await;
+                let why = end.why;
+                (end, Ended::Down(why))
+            }
+        };
+        Box::pin(link.finish(end)).await;
+        ended
+    }
 }
 
 impl<S> Link<S>
@@ -149,43 +146,54 @@ where
             read_whole: 0,
             said_goodbye: false,
             uploads: None,
+            unsent: VecDeque::new(),
         }
     }
 
     /// Carries the registered connection to its end.
     async fn serve(&mut self, registration: Registration) -> End {
         self.worker = registration.worker.clone();
-        if !self.io.up(registration).await {
+        if !Box::pin(self.io.up(registration)).await {
             return End::tell(Why::ServerShutdown, CloseCode::Away);
         }
         loop {
-            let done = match std::future::poll_fn(|cx| self.poll_step(cx)).await {
-                Step::Read(message) => self.read(message).await,
-                Step::Command(command) => self.obey(command),
-                Step::News(news) => self.uploaded(news).await,
-                Step::Tick => self.tick(),
-                Step::End(end) => Err(end),
-            };
-            if let Err(end) = done {
+            if let Err(end) = std::future::poll_fn(|cx| self.poll_serve(cx)).await {
                 return end;
             }
+            while let Some(event) = self.unsent.pop_front() {
+                if self.io.events.send(event).await.is_err() {
+                    return End::tell(Why::ServerShutdown, CloseCode::Away);
+                }
+            }
+            self.unsent = VecDeque::new();
         }
     }
 
-    /// Takes a command, else reads, else flushes, else waits. Waits and does nothing else.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    /// Obeys, reads, flushes and waits, until the end or until the core has no room for what the
+    /// worker said. One function that never hands its work over by an `await`: what would be moved
+    /// into and out of a future for each frame is as much work as the frame.
+    fn poll_serve(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        while self.unsent.is_empty() {
+            if let Err(end) = ready!(self.poll_step(cx)) {
+                return Poll::Ready(Err(end));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes a command, else reads, else flushes, else waits.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         if self.commands_taken < BATCH {
             match Pin::new(&mut self.ws).poll_ready(cx) {
                 // The worker does not read: commands stay in their bounded channel.
                 Poll::Pending => self.stall_write(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Step::End(self.ended(&error))),
-                Poll::Ready(Ok(())) => match self.poll_command(cx) {
-                    Poll::Ready(step) => {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error))),
+                Poll::Ready(Ok(())) => {
+                    if let Poll::Ready(done) = self.poll_command(cx) {
                         self.commands_taken += 1;
-                        return Poll::Ready(step);
+                        return Poll::Ready(done);
                     }
-                    Poll::Pending => {}
-                },
+                }
             }
         } else {
             // More may be waiting: come back after the reader has had its turn.
@@ -195,41 +203,40 @@ where
         match Pin::new(&mut self.ws).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => {
                 self.was_whole(&message);
-                return Poll::Ready(Step::Read(message));
+                return Poll::Ready(self.read(message));
             }
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Step::End(self.ended(&error))),
-            Poll::Ready(None) => return Poll::Ready(Step::End(self.closed())),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(self.ended(&error))),
+            Poll::Ready(None) => return Poll::Ready(Err(self.closed())),
             Poll::Pending => self.stall_read(),
         }
         if self.unflushed {
             match Pin::new(&mut self.ws).poll_flush(cx) {
                 Poll::Pending => self.stall_write(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Step::End(self.ended(&error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error))),
                 Poll::Ready(Ok(())) => self.flushed(),
             }
         }
         self.now = None;
         ready!(self.timer.as_mut().poll(cx));
-        Poll::Ready(Step::Tick)
+        Poll::Ready(self.tick())
     }
 
     fn now(&mut self) -> Instant {
         *self.now.get_or_insert_with(Instant::now)
     }
 
-    /// What the server wants said.
-    fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    /// Does what the server wants said or done next.
+    fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         match self.io.commands.poll_recv(cx) {
-            Poll::Ready(Some(command)) => return Poll::Ready(Step::Command(command)),
+            Poll::Ready(Some(command)) => return Poll::Ready(self.obey(command)),
             Poll::Ready(None) => {
-                return Poll::Ready(Step::End(End::tell(Why::ServerShutdown, CloseCode::Away)));
+                return Poll::Ready(Err(End::tell(Why::ServerShutdown, CloseCode::Away)));
             }
             Poll::Pending => {}
         }
-        match &mut self.uploads {
-            Some(uploads) => uploads.poll_news(cx).map(Step::News),
-            None => Poll::Pending,
-        }
+        let Some(uploads) = &mut self.uploads else { return Poll::Pending };
+        let news = ready!(uploads.poll_news(cx));
+        Poll::Ready(self.uploaded(news))
     }
 
     fn flushed(&mut self) {

@@ -263,7 +263,7 @@ fn execute(assignment: &Assignment, conn: ConnId) -> String {
             new: lease.new,
             ttl_ms: millis(lease.ttl),
         }),
-        traceparent: Some(&trace.traceparent(assignment.epoch)),
+        traceparent: Some(trace.traceparent(assignment.epoch, &mut [0; 55])),
     })
 }
 

@@ -93,7 +93,8 @@ fn spans_have_the_form_that_collectors_read() {
     assert_eq!((&lost["name"], &lost["parentSpanId"]), (&json!("dispatch"), &task["spanId"]));
     assert_eq!(lost["status"], json!({ "code": 2, "message": "worker_lost" }));
     // What the worker is told is the span that its own ones belong under.
-    let handed = context.traceparent(Epoch(8));
+    let mut text = [0; 55];
+    let handed = context.traceparent(Epoch(8), &mut text);
     assert_eq!(Some(handed.split('-').nth(2).expect("a span")), spans[6]["spanId"].as_str());
     assert_eq!(spans[6]["name"], "execution");
 }

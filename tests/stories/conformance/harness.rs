@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rollcall::fleet::*;
+use rollcall::interface::mailbox::{self, mailbox};
 use rollcall::interface::{
     DataDoor, Ended, LinkCommand, LinkIo, LinkLimits, LinkMeter, OutputStream, Upload, UploadTo,
 };
@@ -123,7 +124,7 @@ impl LinkMeter for Seen {
 
 /// One connection, seen from the core.
 pub(super) struct Core {
-    commands: mpsc::Sender<LinkCommand>,
+    commands: mailbox::Sender,
     events: mpsc::Receiver<Event>,
     pub(super) seen: Arc<Seen>,
     link: JoinHandle<Ended>,
@@ -131,7 +132,7 @@ pub(super) struct Core {
 
 /// The two ends of a connection's ways.
 pub(super) fn ways(conn: u64, limits: LinkLimits) -> (LinkIo, Ways) {
-    let (commands, orders) = mpsc::channel(256);
+    let (commands, orders) = mailbox(65_536);
     let (events, told) = mpsc::channel(256);
     let seen = Arc::new(Seen::default());
     let (door, meter) = (Arc::clone(&seen) as Arc<dyn DataDoor>, Arc::clone(&seen) as Arc<dyn LinkMeter>);
@@ -141,7 +142,7 @@ pub(super) fn ways(conn: u64, limits: LinkLimits) -> (LinkIo, Ways) {
 
 /// The core's ends.
 pub(super) struct Ways {
-    commands: mpsc::Sender<LinkCommand>,
+    commands: mailbox::Sender,
     events: mpsc::Receiver<Event>,
     seen: Arc<Seen>,
 }
@@ -211,7 +212,9 @@ impl Core {
     }
 
     pub(super) async fn command(&self, command: LinkCommand) {
-        within(self.commands.send(command)).await.expect("the connection goes on");
+        self.commands.send(command).expect("the connection goes on");
+        // It has its turn, as it would between two steps of the server.
+        tokio::task::yield_now().await;
     }
 
     pub(super) async fn execute(&self, key: Key, input: &str, limit: Duration) {

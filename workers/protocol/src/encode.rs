@@ -4,10 +4,10 @@
 #[cfg(doc)]
 use crate::messages::{Execute, ResultAck};
 
-/// An `execute` frame as one text message. `input` must be JSON; everything else is escaped where
-/// it needs it.
+/// An `execute` frame as one text message. `input` must be JSON, and what is said to be of digits and
+/// hyphens just that; everything else is escaped where it needs it.
 pub fn execute(frame: &ExecuteText<'_>) -> String {
-    let mut text = String::with_capacity(320 + frame.input.len());
+    let mut text = String::with_capacity(384 + frame.input.len());
     text.push_str("{\"type\":\"execute\",\"task\":\"");
     text.push_str(frame.task);
     text.push_str("\",\"epoch\":");
@@ -29,15 +29,14 @@ pub fn execute(frame: &ExecuteText<'_>) -> String {
         text.push_str(",\"session_ttl_ms\":");
         number(&mut text, session.ttl_ms);
     }
-    for (name, value) in [
-        // The task's id serves: it is the same for all its attempts and for nothing else.
-        (",\"idempotency_key\":", Some(frame.task)),
-        (",\"traceparent\":", frame.traceparent),
-    ] {
-        if let Some(value) = value {
-            text.push_str(name);
-            quoted(&mut text, value);
-        }
+    // The task's id serves: it is the same for all its attempts and for nothing else.
+    text.push_str(",\"idempotency_key\":\"");
+    text.push_str(frame.task);
+    text.push('"');
+    if let Some(traceparent) = frame.traceparent {
+        text.push_str(",\"traceparent\":\"");
+        text.push_str(traceparent);
+        text.push('"');
     }
     text.push('}');
     text
@@ -62,7 +61,7 @@ pub struct ExecuteText<'a> {
     pub deadline_ms: u64,
     /// The session that it runs in.
     pub session: Option<SessionText<'a>>,
-    /// W3C trace context.
+    /// W3C trace context: hexadecimal digits and hyphens.
     pub traceparent: Option<&'a str>,
 }
 
@@ -106,7 +105,7 @@ fn number(text: &mut String, mut number: u64) {
             break;
         }
     }
-    text.extend(digits[from..].iter().map(|digit| char::from(*digit)));
+    text.push_str(std::str::from_utf8(&digits[from..]).unwrap_or_default());
 }
 
 fn quoted(text: &mut String, value: &str) {

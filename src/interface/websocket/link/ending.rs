@@ -82,7 +82,8 @@ where
             self.ws.send(Message::Close(Some(CloseFrame { code, reason: end.why.as_str().into() }))).await?;
             self.flushed();
             if end.deaf {
-                let mut ignored = [0; 8 * 1024];
+                // Not in the future itself: when the server stops, all connections are here at once.
+                let mut ignored = vec![0; 8 * 1024];
                 while self.ws.get_mut().read(&mut ignored).await? > 0 {}
             } else {
                 while self.ws.next().await.is_some_and(|read| read.is_ok()) {}

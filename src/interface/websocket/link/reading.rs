@@ -12,34 +12,35 @@ use tracing::{debug, warn};
 use super::ending::End;
 use super::{Link, NUISANCES, Ping, translate};
 use crate::fleet::{Report, Why};
+use crate::interface::NotReported;
 
 impl<S> Link<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     /// Acts on a message of the worker.
-    pub(super) async fn read(&mut self, message: Message) -> Result<(), End> {
+    pub(super) fn read(&mut self, message: Message) -> Result<(), End> {
         match message {
             Message::Text(text) => {
-                self.alive().await?;
-                self.frame(&text).await
+                self.alive()?;
+                self.frame(&text)
             }
             Message::Ping(_) => {
                 self.unflushed = true;
                 self.nuisance()?;
-                self.alive().await
+                self.alive()
             }
             // No life: libraries answer pings while the worker hangs.
             Message::Pong(payload) => self.pong(&payload),
             Message::Binary(frame) => {
-                self.alive().await?;
+                self.alive()?;
                 self.chunk(frame)
             }
             Message::Close(_) | Message::Frame(_) => Err(self.closed()),
         }
     }
 
-    async fn frame(&mut self, text: &str) -> Result<(), End> {
+    fn frame(&mut self, text: &str) -> Result<(), End> {
         let frame = match FromWorker::decode(text) {
             Ok(frame) => frame,
             Err(problem) => {
@@ -62,7 +63,7 @@ where
             FromWorker::Accepted(frame) => translate::attempt(&frame.task, frame.epoch)
                 .map(|(task, epoch)| Report::Accepted { task, epoch }),
             FromWorker::Result(frame) => match translate::result(frame) {
-                Ok(result) => return self.result(result).await,
+                Ok(result) => return self.result(result),
                 Err(problem) => Err(problem),
             },
             FromWorker::Artifact(frame) => return self.announced(frame),
@@ -101,7 +102,7 @@ where
             }
         };
         match report {
-            Ok(report) => self.report(report).await,
+            Ok(report) => self.report(report),
             Err(problem) => {
                 self.io.meter.protocol_error("unexpected");
                 debug!(worker = %self.worker, %problem, "ignored a frame about no task of ours");
@@ -125,19 +126,29 @@ where
     }
 
     /// Reports life, at most every quarter interval.
-    async fn alive(&mut self) -> Result<(), End> {
+    fn alive(&mut self) -> Result<(), End> {
         let now = self.now();
         if now - self.alive_at < self.interval / 4 {
             return Ok(());
         }
         self.alive_at = now;
-        self.report(Report::Alive).await
+        self.report(Report::Alive)
     }
 
-    pub(super) async fn report(&mut self, report: Report) -> Result<(), End> {
-        match self.io.report(report).await {
-            true => Ok(()),
-            false => Err(End::tell(Why::ServerShutdown, CloseCode::Away)),
+    /// Tells the core, now or once there is room; nothing more is read before.
+    pub(super) fn report(&mut self, report: Report) -> Result<(), End> {
+        // Behind what had no room, it waits too: what a worker says stays in order.
+        if !self.unsent.is_empty() {
+            self.unsent.push_back(self.io.event(report));
+            return Ok(());
+        }
+        match self.io.try_report(report) {
+            Ok(()) => Ok(()),
+            Err(NotReported::Full(event)) => {
+                self.unsent.push_back(event);
+                Ok(())
+            }
+            Err(NotReported::Closed) => Err(End::tell(Why::ServerShutdown, CloseCode::Away)),
         }
     }
 

@@ -185,7 +185,7 @@ where
 
     /// An attempt has ended, by the worker's word. Its result goes on once its files are settled, and
     /// an output that is too long for a record is one of them.
-    pub(super) async fn result(&mut self, mut result: Box<ResultReport>) -> Result<(), End> {
+    pub(super) fn result(&mut self, mut result: Box<ResultReport>) -> Result<(), End> {
         let (conn, task, epoch) = (self.io.conn, result.task, result.epoch);
         let long = result.output.as_ref().filter(|output| output.as_str().len() > INLINE_BYTES);
         if let Some(output) = long {
@@ -202,7 +202,7 @@ where
                 Err(error) => debug!(%task, code = %error.code, "a long output stays in its record"),
             }
         }
-        let Some(uploads) = &mut self.uploads else { return self.report(Report::Result(result)).await };
+        let Some(uploads) = &mut self.uploads else { return self.report(Report::Result(result)) };
         uploads.cut_off(task, epoch);
         if uploads.awaits(task, epoch) {
             uploads.held.retain(|held| (held.task, held.epoch) != (task, epoch));
@@ -210,11 +210,11 @@ where
             return Ok(());
         }
         settle(&mut result, uploads.close(task, epoch));
-        self.report(Report::Result(result)).await
+        self.report(Report::Result(result))
     }
 
     /// What has become of a file: the worker is told, and a result that waited for it goes on.
-    pub(super) async fn uploaded(&mut self, news: UploadNews) -> Result<(), End> {
+    pub(super) fn uploaded(&mut self, news: UploadNews) -> Result<(), End> {
         let Some(uploads) = &mut self.uploads else { return Ok(()) };
         let (UploadNews::Credit { number, .. }
         | UploadNews::Stored { number, .. }
@@ -249,11 +249,11 @@ where
             }
             (UploadNews::Credit { .. }, Err(_)) => return Ok(()),
         }
-        self.release(task, epoch).await
+        self.release(task, epoch)
     }
 
     /// Lets a result go on, if it is here and awaits nothing more.
-    async fn release(&mut self, task: TaskId, epoch: Epoch) -> Result<(), End> {
+    fn release(&mut self, task: TaskId, epoch: Epoch) -> Result<(), End> {
         let Some(uploads) = &mut self.uploads else { return Ok(()) };
         let its = |held: &ResultReport| (held.task, held.epoch) == (task, epoch);
         let Some(at) = uploads.held.iter().position(its) else { return Ok(()) };
@@ -262,7 +262,7 @@ where
         }
         let mut result = uploads.held.swap_remove(at);
         settle(&mut result, uploads.close(task, epoch));
-        self.report(Report::Result(Box::new(result))).await
+        self.report(Report::Result(Box::new(result)))
     }
 
     fn refuse(&mut self, number: u32, error: &TaskError) -> Result<(), End> {
