@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rollcall_protocol::{
-    Accepted, CapabilityOffer, FromServer, FromWorker, Register, SUBPROTOCOL, Status, TaskResult,
-    WorkerHeartbeat, features,
+    CapabilityOffer, FromServer, FromWorker, Register, SUBPROTOCOL, WorkerHeartbeat, features,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
@@ -122,20 +121,21 @@ async fn answer(
     frame: &str,
     heartbeat: &mut tokio::time::Interval,
 ) -> Result<(), Error> {
+    // What comes for every task is not parsed: beside the proxy an echo is what runs.
+    if let Some(Attempt { task, epoch, input }) = Attempt::of(frame) {
+        let accepted = format!(r#"{{"type":"accepted","task":"{task}","epoch":{epoch}}}"#);
+        socket.feed(Message::text(accepted)).await?;
+        let result = format!(
+            r#"{{"type":"result","task":"{task}","epoch":{epoch},"status":"succeeded","output":{input}}}"#
+        );
+        return socket.feed(Message::text(result)).await;
+    }
+    if frame.starts_with(r#"{"type":"result_ack""#) {
+        return Ok(());
+    }
     match FromServer::decode(frame) {
-        Ok(FromServer::Execute(execute)) => {
-            let (task, epoch) = (execute.task, execute.epoch);
-            socket.feed(text(&Accepted { task: task.clone(), epoch }.into())).await?;
-            let result = TaskResult {
-                task,
-                epoch,
-                status: Status::Succeeded,
-                output: Some(execute.input),
-                error: None,
-                usage: None,
-                session_open: None,
-            };
-            socket.feed(text(&result.into())).await?;
+        Ok(FromServer::Execute(_)) => {
+            return Err(Error::Io(std::io::Error::other("an `execute` of a new form")));
         }
         Ok(FromServer::Registered(registered)) => {
             let every = Duration::from_millis(registered.heartbeat_interval_ms.max(100));
@@ -146,6 +146,25 @@ async fn answer(
         Err(error) => eprintln!("bench worker: {error}"),
     }
     Ok(())
+}
+
+/// What there is to know of an `execute` frame, as pieces of its text.
+struct Attempt<'a> {
+    task: &'a str,
+    epoch: &'a str,
+    input: &'a str,
+}
+
+impl<'a> Attempt<'a> {
+    /// The frame as the server writes it, field by field in the order that `docs/protocol.md` shows.
+    fn of(frame: &'a str) -> Option<Self> {
+        let rest = frame.strip_prefix(r#"{"type":"execute","task":""#)?;
+        let (task, rest) = rest.split_once(r#"","epoch":"#)?;
+        let (epoch, rest) = rest.split_once(',')?;
+        let (_, rest) = rest.split_once(r#","input":"#)?;
+        let (input, _) = rest.rsplit_once(r#","deadline_ms":"#)?;
+        Some(Self { task, epoch, input })
+    }
 }
 
 fn text(frame: &FromWorker<'_>) -> Message {
