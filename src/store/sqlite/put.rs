@@ -340,11 +340,11 @@ const INSERT: &str = "
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
     ON CONFLICT (tenant, id) DO NOTHING";
 
-/// Of a live task.
+/// Of a live task. What never changes is left out, because SQLite writes the entries of every index
+/// anew that has a column of the list, whatever the column was before.
 const UPDATE: &str = "
-    UPDATE tasks SET version = ?3, term = ?4, state = ?5, capability = ?6, worker = ?7, dead_letter = ?8,
-        submitted_at = ?9, finished_at = ?10, retry_of = ?11, key = ?12, bytes = ?13, record = ?14,
-        checksum = ?15
+    UPDATE tasks SET version = ?3, term = ?4, state = ?5, worker = ?7, dead_letter = ?8,
+        finished_at = ?10, bytes = ?13, record = ?14, checksum = ?15
     WHERE tenant = ?1 AND id = ?2 AND finished_at IS NULL AND version < ?3";
 
 /// What a key row's checksum is over.
