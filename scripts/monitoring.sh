@@ -19,9 +19,23 @@ stop() { kill "$first" "$second" 2>/dev/null || true; wait; }
 trap stop EXIT
 trap 'exit 0' INT TERM
 
-echo "Prometheus:   http://127.0.0.1:9090/alerts"
-echo "Alertmanager: http://127.0.0.1:9093"
-echo "Both watch http://127.0.0.1:7600; Ctrl-C ends them."
+answers() { python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$1" 2>/dev/null; }
+for _ in $(seq 60); do
+    if answers http://127.0.0.1:9090/-/ready && answers http://127.0.0.1:9093/-/ready; then break; fi
+    # One that has ended will not answer any more.
+    kill -0 "$first" "$second" 2>/dev/null || break
+    sleep 0.5
+done
+# Debian's Prometheus has the older pages only, at a place of their own, and its Alertmanager has none.
+pages=http://127.0.0.1:9090
+if ! answers "$pages/alerts"; then pages="$pages/classic"; fi
+cat <<END
+Both watch http://127.0.0.1:7600 (an error about "target groups" is no more than a server that still starts).
+What fires:      $pages/alerts      what is scraped: $pages/targets
+What was told:   amtool alert query --alertmanager.url=http://127.0.0.1:9093
+What it means:   http://127.0.0.1:7600/runbooks/NAME of the alert
+Ctrl-C ends both.
+END
 wait -n
 echo "one of the two has ended; see above" >&2
 exit 1

@@ -168,6 +168,31 @@ fn every_family_is_on_its_page_from_the_first_scrape_and_on_no_other() {
     assert_eq!(heads(&tasks) + heads(&workers), FAMILIES.len(), "a family that the catalogue lacks");
 }
 
+/// The page as its readers get it, to the letter: what changes here changes for everybody who scrapes.
+#[test]
+fn the_page_of_workers_is_what_it_was() {
+    let metrics = Metrics::default();
+    metrics.topology_applied(&topology([spec("p-1", Some("p"), &["browser.open"])]));
+    let page = metrics.render_workers(&[view("p-1", Some("p"))]);
+    let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with("# HELP")).collect();
+    let expected = r#"# TYPE rollcall_worker_up gauge
+rollcall_worker_up{worker="p-1",pool="p"} 1
+# TYPE rollcall_worker_last_heartbeat_timestamp_seconds gauge
+rollcall_worker_last_heartbeat_timestamp_seconds{worker="p-1",pool="p"} 1700000000.5
+# TYPE rollcall_worker_running_tasks gauge
+rollcall_worker_running_tasks{worker="p-1",pool="p"} 1
+# TYPE rollcall_worker_capacity_slots gauge
+rollcall_worker_capacity_slots{worker="p-1",pool="p"} 4
+# TYPE rollcall_worker_reconnects_total counter
+rollcall_worker_reconnects_total{worker="p-1",pool="p"} 2
+# TYPE rollcall_worker_attempts_total counter
+rollcall_worker_attempts_total{worker="p-1",pool="p",outcome="ok"} 7
+rollcall_worker_attempts_total{worker="p-1",pool="p",outcome="error"} 1
+# TYPE rollcall_worker_info gauge
+rollcall_worker_info{worker="p-1",pool="p",version="1.2.3",protocol="mock",zone="a\"b"} 1"#;
+    assert_eq!(samples.join("\n"), expected);
+}
+
 #[test]
 fn names_follow_the_rules() {
     let mut seen = BTreeSet::new();

@@ -79,8 +79,12 @@ async fn promtool_finds_nothing_to_say_about_a_running_server() {
     let server = Server::start(FLEET);
     server.worker_is("echo", "ready").await;
     load(&server, 4, Instant::now() + Duration::from_millis(300)).await;
-    for path in ["/metrics", "/metrics/workers"] {
-        let mut tool = Command::new("promtool")
+    let tools = ["promtool".to_owned(), prometheus::three("promtool")];
+    for (path, tool) in ["/metrics", "/metrics/workers"]
+        .into_iter()
+        .flat_map(|path| tools.iter().map(move |tool| (path, tool)))
+    {
+        let mut tool = Command::new(tool)
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

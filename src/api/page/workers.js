@@ -15,8 +15,9 @@ const workerColumns = [
   ["Done", (it) => it.attempts.ok.toLocaleString("en"), "number"],
   ["Failed", (it) => it.attempts.error.toLocaleString("en"), "number"],
   ["Version", (it) => [it.kind, it.version].filter(Boolean).join(" ") || (it.mock ? "mock" : ""), "short"],
-  ["Capabilities", (it) => it.capabilities.slice(0, 8).join(", ") +
-    (it.capabilities.length > 8 ? " and " + (it.capabilities.length - 8) + " more" : ""), "long"],
+  /* Few, so that a worker stays about one line; its name leads to all of them. */
+  ["Capabilities", (it) => it.capabilities.slice(0, 4).join(", ") +
+    (it.capabilities.length > 4 ? " and " + (it.capabilities.length - 4) + " more" : ""), "long"],
 ];
 
 function stateAndWhy(worker) {
