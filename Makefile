@@ -71,9 +71,13 @@ sim: ## the simulator of the core alone (SEED=7 replays a seed, SEEDS= and STEPS
 		$(if $(STEPS),ROLLCALL_SIM_STEPS=$(STEPS)) cargo test --locked --test simulation -- --nocapture
 
 .PHONY: bench
-bench: ## dispatch beside a bare proxy, in under three minutes once it is built; target/bench.json
+bench: ## dispatch beside a bare proxy and print(1) beside a bare interpreter, in under four minutes once it is built; target/bench.json
 	cargo bench --locked --bench dispatch
+	cargo build --locked --release --package rollcall-python-sandbox
+	cargo bench --locked --bench sandbox
 
 .PHONY: bench-quick
-bench-quick: ## the same with fewer rounds, in under 40 seconds once it is built
+bench-quick: ## the same with fewer rounds, in under a minute once it is built
 	cargo bench --locked --bench dispatch -- --quick
+	cargo build --locked --release --package rollcall-python-sandbox
+	cargo bench --locked --bench sandbox -- --quick

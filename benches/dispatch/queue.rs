@@ -99,6 +99,7 @@ impl Stage {
                 metrics: None,
                 capabilities: vec![offer],
                 attempts: Vec::new(),
+                sessions: None,
                 features: Vec::new(),
                 store: None,
             };

@@ -227,7 +227,7 @@ fn session() -> Value {
         "required": ["name", "state", "worker", "lost", "tasks"],
         "properties": {
             "name": { "type": "string" },
-            "state": { "enum": ["open", "lost"] },
+            "state": { "enum": ["open", "recovering", "lost"], "description": "recovering: the server was started anew and waits for the worker that has it" },
             "worker": { "type": ["string", "null"] },
             "lost": { "type": ["string", "null"], "description": "what became of it" },
             "tasks": { "type": "integer", "description": "that run in it or wait for it" },

@@ -63,12 +63,12 @@ impl Serve {
         // Before any program starts: an address that is taken must not cost a round of start and stop.
         let listeners = bind(&config.server).await?;
         let address = listeners.api.local_addr()?;
-        let mut engine =
-            Engine::start(config, StoreKind::Sqlite, metrics, Options::default(), self.record.clone())
-                .map_err(|error| match error {
-                    EngineError::Store(error) => Failure::Store(error.to_string()),
-                    EngineError::System(error) => Failure::new(format!("cannot start: {error}")),
-                })?;
+        let programs = Options { server: Some(format!("http://{address}")), ..Options::default() };
+        let mut engine = Engine::start(config, StoreKind::Sqlite, metrics, programs, self.record.clone())
+            .map_err(|error| match error {
+                EngineError::Store(error) => Failure::Store(error.to_string()),
+                EngineError::System(error) => Failure::new(format!("cannot start: {error}")),
+            })?;
         let desired = engine
             .follow(source, loaded)
             .await

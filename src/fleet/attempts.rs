@@ -261,7 +261,7 @@ impl Fleet {
             if status == AttemptOutcome::Cancelled && overdue { AttemptOutcome::TimedOut } else { status };
         let code = error.as_ref().map(|error| error.code.clone());
         self.adopt_result(ix);
-        self.session_told(ix, session_open);
+        self.session_told(ix, worker, session_open);
         self.close_attempt(ix, status, code.as_deref());
         let task = &mut self.tasks[ix];
         task.started_at.get_or_insert(self.now.wall);

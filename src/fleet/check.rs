@@ -108,13 +108,15 @@ impl Fleet {
                 ensure!(self.registry.by_conn.get(&conn) == Some(&ix), "{name}'s connection is not known");
                 ensure!(worker.timers.liveness.is_some(), "nobody watches whether {name} lives");
             } else {
-                ensure!(!worker.listed, "{name} is listed as free without a connection");
+                ensure!(!worker.listed_own, "{name} is listed as free without a connection");
                 ensure!(
                     worker.holds.is_empty() || worker.timers.lease.is_some(),
                     "{name} keeps its attempts for ever"
                 );
             }
-            ensure!(worker.listed == (worker.can_take() && !self.quiescing), "{name} is listed wrongly");
+            for (listed, own) in [(worker.listed, false), (worker.listed_own, true)] {
+                ensure!(listed == (worker.can_take(own) && !self.quiescing), "{name} is listed wrongly");
+            }
             for (demand, entry) in self.balancer.demands.iter() {
                 let suits = worker.meets(ix, entry);
                 ensure!(
@@ -123,7 +125,7 @@ impl Fleet {
                     entry.capability
                 );
                 ensure!(suits == worker.demands.contains(&demand), "{name} forgets {}", entry.capability);
-                let free = suits && worker.listed;
+                let free = suits && worker.is_listed_for(entry);
                 ensure!(
                     free == self.balancer.is_free(demand, ix),
                     "{name} is free wrongly for {}",

@@ -94,10 +94,16 @@ impl Fleet {
                     task.spec.capability
                 ),
             ),
-            Phase::Waiting(waiting) if waiting.turn => sentence(
-                Wait::Session,
-                "another task of its session goes first: they run one after another".to_owned(),
-            ),
+            Phase::Waiting(waiting) if waiting.turn => match self.session_awaits(ix) {
+                Some(worker) => sentence(
+                    Wait::Recovering,
+                    format!("its session was on {worker} when the server stopped: waiting for that worker"),
+                ),
+                None => sentence(
+                    Wait::Session,
+                    "another task of its session goes first: they run one after another".to_owned(),
+                ),
+            },
             Phase::Waiting(waiting) if waiting.delayed => sentence(
                 Wait::Backoff,
                 format!(
@@ -119,16 +125,10 @@ impl Fleet {
         let entry = &self.balancer.demands[demand];
         let mut groups: BTreeMap<Reason, Group<'_>> = BTreeMap::new();
         let everybody = everybody || entry.eligible.is_empty();
-        // Of a session's tasks only its own worker is of interest.
-        let of_interest = |ix: &&WorkerIx| match &entry.only {
-            Some((only, _)) => *only == **ix,
-            None => everybody || entry.eligible.contains(ix),
-        };
-        let named = self.registry.by_name.values().filter(of_interest);
-        for ix in named {
-            let worker = &self.registry.workers[*ix];
+        for ix in self.of_interest(entry, everybody) {
+            let worker = &self.registry.workers[ix];
             groups
-                .entry(self.reason(worker, entry, entry.eligible.contains(ix)))
+                .entry(self.reason(worker, entry, entry.eligible.contains(&ix)))
                 .and_modify(|group| {
                     group.last = &worker.name;
                     group.count += 1;
@@ -146,6 +146,16 @@ impl Fleet {
             fix: fix(entry, wait, &groups),
             workers: lines(entry, &groups),
         }
+    }
+
+    /// The workers that matter to a demand: of a session's tasks only the one that has it, although that may
+    /// be on its way out of the topology.
+    fn of_interest(&self, entry: &Demand, everybody: bool) -> Vec<WorkerIx> {
+        if let Some((only, _)) = &entry.only {
+            return self.registry.workers.get(*only).map(|_| *only).into_iter().collect();
+        }
+        let named = self.registry.by_name.values().copied();
+        named.filter(|ix| everybody || entry.eligible.contains(ix)).collect()
     }
 
     fn kind(&self, groups: &BTreeMap<Reason, Group<'_>>) -> Wait {
@@ -173,7 +183,7 @@ impl Fleet {
             return if unheard { Reason::Unheard } else { Reason::OffersElse };
         }
         let (used, stuck, slots) = (worker.used(), worker.unavailable(), worker.slots);
-        match worker.state() {
+        match worker.state_for(entry.only.is_some()) {
             WorkerState::Ready if worker.roster.is_some() => Reason::Enrolling,
             WorkerState::Ready if used.saturating_add(stuck) >= slots => Reason::Busy { used, stuck, slots },
             WorkerState::Ready => Reason::Free,
@@ -203,9 +213,8 @@ impl Fleet {
     /// Whether this explanation would have a worker free for a demand; then no task waits for it.
     pub(super) fn tells_of_a_free_worker(&self, demand: DemandIx) -> bool {
         let entry = &self.balancer.demands[demand];
-        let mut able = self.registry.by_name.values().filter(|ix| entry.eligible.contains(ix));
-        !self.quiescing
-            && able.any(|ix| self.reason(&self.registry.workers[*ix], entry, true) == Reason::Free)
+        let mut able = self.of_interest(entry, false).into_iter().filter(|ix| entry.eligible.contains(ix));
+        !self.quiescing && able.any(|ix| self.reason(&self.registry.workers[ix], entry, true) == Reason::Free)
     }
 }
 

@@ -113,11 +113,13 @@ impl Fleet {
             drop: verdict.drop,
         };
         self.effect(Effect::Order(conn, Order::Registered(Box::new(welcome))));
+        self.reconcile_sessions(worker, conn, &registration);
         self.repeat_stops(worker, conn, &verdict.keep);
         let drains =
             self.registry.workers[worker].overlay.draining || self.registry.workers[worker].winds_down();
         if drains {
             self.effect(Effect::Order(conn, Order::Drain { reason: "drained" }));
+            self.arm_grace(worker);
         }
         let outcome = ConnectOutcome::Ok;
         self.note(Note::Connected { worker: name, pool, outcome, again, took, down, detail: None });

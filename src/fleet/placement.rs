@@ -80,7 +80,7 @@ impl Fleet {
         if subject.meets(worker, entry) {
             entry.eligible.insert(worker);
             subject.demands.insert(demand);
-            let listed = subject.listed;
+            let listed = subject.is_listed_for(entry);
             self.balancer.set_free(demand, worker, listed);
         } else if subject.demands.remove(&demand) {
             entry.eligible.remove(&worker);
@@ -116,9 +116,10 @@ impl Fleet {
         self.registry.changed.insert(worker);
         let subject = &mut self.registry.workers[worker];
         let state = subject.state();
-        let free = subject.can_take() && !self.quiescing;
-        let relisted = subject.listed != free;
-        subject.listed = free;
+        let free = subject.can_take(false) && !self.quiescing;
+        let own = subject.can_take(true) && !self.quiescing;
+        let relisted = (subject.listed, subject.listed_own) != (free, own);
+        (subject.listed, subject.listed_own) = (free, own);
         if subject.shown != state {
             subject.shown = state;
             let (name, pool) = (subject.name.clone(), subject.spec.pool.clone());
@@ -127,17 +128,26 @@ impl Fleet {
         if relisted {
             let demands = std::mem::take(&mut self.registry.workers[worker].demands);
             for demand in &demands {
-                self.balancer.set_free(*demand, worker, free);
+                let listed = if self.balancer.demands[*demand].only.is_some() { own } else { free };
+                self.balancer.set_free(*demand, worker, listed);
             }
             self.registry.workers[worker].demands = demands;
         }
-        free
+        free || own
     }
 
-    /// Hands a worker what waits for one like it, for as long as it has slots.
+    /// Hands a worker what waits for one like it, for as long as it has slots; one that drains only what
+    /// waits for its own sessions.
     fn pull(&mut self, worker: WorkerIx) {
-        while self.registry.workers[worker].listed {
-            let Some(demand) = self.balancer.next_for(&self.registry.workers[worker].demands) else { return };
+        while self.registry.workers[worker].listed_own {
+            let subject = &self.registry.workers[worker];
+            let next = if subject.listed {
+                self.balancer.next_for(&subject.demands)
+            } else {
+                let own = |demand: &&DemandIx| self.balancer.demands[**demand].only.is_some();
+                self.balancer.next_for(&subject.demands.iter().filter(own).copied().collect())
+            };
+            let Some(demand) = next else { return };
             let Some((task, key_gone)) =
                 self.balancer.demands[demand].queue.pop(&self.settings.fairness_weights)
             else {

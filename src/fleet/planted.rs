@@ -29,8 +29,6 @@ pub enum Planted {
     SlotFreeAtCancel,
     /// A lease ends with its connection.
     LeaseEndsWithSocket,
-    /// A restarted server does not know how many workers died with a task.
-    DeathsForgotten,
     /// A restarted server does not know which worker has a task.
     HintLost,
     /// A restarted server issues epochs again that its predecessor had issued.
@@ -55,6 +53,8 @@ pub enum Planted {
     SessionTurnIgnored,
     /// A session is believed to be on another process of its worker.
     SessionOutlivesProcess,
+    /// A restarted server knows nothing of sessions.
+    SessionForgottenAtRestart,
     /// Tasks to be kept are accepted while the journal takes no writes.
     StoreFailureIgnored,
 }

@@ -198,7 +198,7 @@ impl Fleet {
 
     /// The process known as this worker speaks under another name or address now: nothing may be said
     /// on its older connection any more, for it would run beside what is said on the new one.
-    fn left(&mut self, before: WorkerIx) {
+    pub(super) fn left(&mut self, before: WorkerIx) {
         if self.registry.workers[before].up().is_some() {
             self.drop_link(before, Why::PeerClosed, true);
         } else {

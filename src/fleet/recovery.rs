@@ -14,7 +14,7 @@ use super::task::*;
 use super::time::{Mono, Now};
 use super::timers::Timer;
 use super::words::{Record, RosterEntry};
-use super::{Fleet, lifecycle};
+use super::{Fleet, SessionRecord, lifecycle};
 
 /// How long a task without a hint waits for the workers that might have it all the same: a
 /// hand-over shortly before the crash may have left no trace.
@@ -34,6 +34,7 @@ impl Fleet {
         fleet.seen = now.mono;
         let mut tasks: BTreeMap<TaskId, Arc<TaskRecord>> = BTreeMap::new();
         let mut roster: BTreeMap<WorkerName, RosterEntry> = BTreeMap::new();
+        let mut sessions: BTreeMap<(Tenant, SessionName), SessionRecord> = BTreeMap::new();
         for record in records {
             match record {
                 Record::Task(task) => {
@@ -51,12 +52,21 @@ impl Fleet {
                 Record::Pool(pool, record) => {
                     fleet.pools.kept.insert(pool, record);
                 }
+                Record::Session(tenant, name, record) => {
+                    sessions.insert((tenant, name), record);
+                }
             }
         }
         fleet.registry.overlays.retain(|_, overlay| *overlay != super::Overlay::default());
         fleet.pools.kept.retain(|_, record| *record != super::PoolRecord::default());
         let remembered = |entry: &RosterEntry| (entry.worker.clone(), entry.capabilities.as_slice().into());
         fleet.registry.remembered = roster.values().map(remembered).collect();
+        let is_dead = |name: &WorkerName, instance: &Instance| {
+            roster.get(name).is_some_and(|entry| entry.launched || entry.instance != *instance)
+        };
+        for ((tenant, name), record) in sessions {
+            fleet.restore_session(tenant, name, record, is_dead);
+        }
         for task in tasks.into_values().filter(|task| !task.state.is_final()) {
             fleet.restore(&task, &roster);
         }
@@ -94,7 +104,7 @@ impl Fleet {
             waited: record.waited,
             attempts: record.attempts.clone(),
             charged: record.charged,
-            deaths: if planted(Planted::DeathsForgotten) { 0 } else { record.deaths },
+            deaths: record.deaths,
             returns: 0,
             retry: None,
             cancel_asked: None,
@@ -129,6 +139,7 @@ impl Fleet {
     /// The topology is known, and with it the lease: hinted tasks wait for that long, not for what
     /// the default was. A longer lease must not be cut short, or a task runs twice.
     pub(super) fn recovery_takes(&mut self, lease: Duration) {
+        self.sessions_wait_for(lease);
         let until = self.now.mono + lease;
         let hinted = |task: &Task| matches!(&task.phase, Phase::Recovering(found) if found.hint.is_some());
         let waiting: Vec<TaskIx> =

@@ -77,8 +77,8 @@ pub(super) struct Worker {
     pub(super) retiring: Option<Why>,
     /// A person wants it made anew once it is idle.
     pub(super) restart: bool,
-    /// Its pool has too many instances: it takes nothing new for now.
-    pub(super) resting: bool,
+    /// Its pool has too many instances: since then it takes nothing new.
+    pub(super) resting: Option<Mono>,
     pub(super) link: Link,
     /// The server has its program running (or starting).
     pub(super) process: bool,
@@ -104,6 +104,8 @@ pub(super) struct Worker {
     pub(super) demands: BTreeSet<DemandIx>,
     /// Listed as free in its demands.
     pub(super) listed: bool,
+    /// Listed as free for what goes on in sessions that it has.
+    pub(super) listed_own: bool,
     pub(super) failures: Failures,
     /// Failed dials, or short connections, in a row.
     pub(super) tries: u32,
@@ -129,7 +131,7 @@ impl Worker {
             next_spec: None,
             retiring: None,
             restart: false,
-            resting: false,
+            resting: None,
             link: Link::Down,
             process: false,
             halting: false,
@@ -145,6 +147,7 @@ impl Worker {
             rostered: None,
             demands: BTreeSet::new(),
             listed: false,
+            listed_own: false,
             failures: Failures::default(),
             tries: 0,
             timers: WorkerTimers::default(),
@@ -223,17 +226,15 @@ impl Worker {
         self.offers.iter().find(|offer| offer.name.covers(capability))
     }
 
-    /// Whether it has what a demand takes, whatever its state.
-    pub(super) fn suits(&self, capability: &Capability, labels: &Labels) -> bool {
-        self.retiring.is_none() && self.offer(capability).is_some() && matches(&self.labels, labels)
-    }
-
-    /// The same for a demand, which one process alone may have to meet; `own` is its own place.
+    /// Whether it has what a demand takes, whatever its state; one process alone may have to meet it.
+    /// `own` is its own place.
     pub(super) fn meets(&self, own: WorkerIx, demand: &Demand) -> bool {
         let its = |(worker, instance): &Process| {
             *worker == own && self.registered.as_ref().is_some_and(|known| known.instance == *instance)
         };
-        self.suits(&demand.capability, &demand.labels) && demand.only.as_ref().is_none_or(its)
+        self.offer(&demand.capability).is_some()
+            && matches(&self.labels, &demand.labels)
+            && demand.only.as_ref().map_or(self.retiring.is_none(), its)
     }
 
     /// Whether the topology says that it could ever offer a capability.
@@ -253,7 +254,7 @@ impl Worker {
             Link::Dialling { .. } => return WorkerState::Connecting,
             Link::Up(up) => up,
         };
-        if self.winds_down() || self.overlay.draining || self.resting || up.leaving.is_some() {
+        if self.winds_down() || self.overlay.draining || self.resting.is_some() || up.leaving.is_some() {
             WorkerState::Draining
         } else if self.overlay.cordoned {
             WorkerState::Cordoned
@@ -266,11 +267,26 @@ impl Worker {
         }
     }
 
-    /// Whether it can take one more task, given that its process is on the roster.
-    pub(super) fn can_take(&self) -> bool {
+    /// Its state as its own sessions see it: while it drains it waits for them, and so runs their tasks.
+    /// A person who wants it made anew wants that now.
+    pub(super) fn state_for(&self, own: bool) -> WorkerState {
+        let serves = self.up().is_some_and(|up| up.leaving.is_none() && !up.suspect)
+            && !(self.restart || self.halting || self.overlay.cordoned || self.failures.until.is_some());
+        let state = self.state();
+        if own && serves && state == WorkerState::Draining { WorkerState::Ready } else { state }
+    }
+
+    /// Whether it can take one more task, or one of its `own` sessions, given that its process is on the
+    /// roster.
+    pub(super) fn can_take(&self, own: bool) -> bool {
         (self.roster.is_none() || planted(Planted::RosterNotAwaited))
             && self.used().saturating_add(self.unavailable()) < self.slots
-            && self.state() == WorkerState::Ready
+            && self.state_for(own) == WorkerState::Ready
+    }
+
+    /// Whether it is listed as free for a demand that it meets.
+    pub(super) fn is_listed_for(&self, demand: &Demand) -> bool {
+        if demand.only.is_some() { self.listed_own } else { self.listed }
     }
 }
 

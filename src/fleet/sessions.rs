@@ -3,6 +3,10 @@
 //! has the state. What ends it other than a caller's word is a loss, and is told until somebody has deleted
 //! the session: nobody is to find an empty one where there was work.
 
+mod restart;
+
+pub use restart::SessionRecord;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +16,7 @@ use super::balancer::{Process, matches};
 use super::ids::*;
 use super::lifecycle::{Phase, Waiting};
 use super::planted::{Planted, planted};
+use super::registry::Worker;
 use super::slab::{SessionIx, Slab, TaskIx, WorkerIx};
 use super::task::*;
 use super::time::Wall;
@@ -34,6 +39,8 @@ pub(super) struct Sessions {
     all: Slab<SessionIx, Session>,
     by_name: BTreeMap<(Tenant, SessionName), SessionIx>,
     touched: Vec<SessionIx>,
+    /// Workers that had a session until now: one that winds down may have waited for that.
+    left: Vec<WorkerIx>,
 }
 
 /// One session.
@@ -49,6 +56,8 @@ struct Session {
     timer: Option<TimerKey>,
     began: Wall,
     used: Wall,
+    /// The journal knows of it.
+    recorded: bool,
 }
 
 /// Where a session is.
@@ -58,6 +67,8 @@ enum Place {
     Nowhere,
     /// On a worker. `begun`: that has told so; before, another worker may still have it.
     On { worker: WorkerIx, name: WorkerName, instance: Instance, begun: bool },
+    /// It was on a worker when the server last ran, and that process may still come back with it.
+    Away { name: WorkerName, instance: Instance },
     /// Its state is gone.
     Lost(Arc<str>),
 }
@@ -69,6 +80,16 @@ pub struct SessionLease {
     pub new: bool,
     /// How long it lives unused.
     pub ttl: Duration,
+}
+
+impl Session {
+    /// The process that has it.
+    fn process(&self) -> Option<Process> {
+        match &self.place {
+            Place::On { worker, instance, begun: true, .. } => Some((*worker, instance.clone())),
+            Place::On { begun: false, .. } | Place::Nowhere | Place::Away { .. } | Place::Lost(_) => None,
+        }
+    }
 }
 
 impl Sessions {
@@ -127,6 +148,7 @@ impl Fleet {
                 timer: None,
                 began: now,
                 used: now,
+                recorded: false,
             });
             self.sessions.by_name.insert((tenant.clone(), name.clone()), session);
             session
@@ -135,7 +157,7 @@ impl Fleet {
         session.tasks.push_back(ix);
         session.ttl = ttl.unwrap_or(session.ttl);
         session.used = now;
-        if !matches!(session.place, Place::Lost(_)) {
+        if matches!(session.place, Place::Nowhere | Place::On { .. }) {
             self.timers.clear(&mut session.timer);
         }
         self.tasks[ix].session = Some(found);
@@ -147,7 +169,8 @@ impl Fleet {
         let Some(at) = self.tasks[ix].session else { return true };
         let Some(session) = self.sessions.get(at) else { return true };
         let first = session.tasks.front() == Some(&ix) || planted(Planted::SessionTurnIgnored);
-        if !first || self.obstacle(at, ix).is_some() {
+        let away = matches!(session.place, Place::Away { .. });
+        if !first || away || self.obstacle(at, ix).is_some() {
             let mut waiting = Waiting { turn: true, delayed: true, ..Waiting::since(self.now.mono) };
             if let Some(timeout) = self.queue_timeout_of(ix) {
                 waiting.timer = Some(self.timers.set(self.now.mono + timeout, Timer::QueueTimeout(ix)));
@@ -157,10 +180,7 @@ impl Fleet {
             self.sessions.touched.push(at);
             return false;
         }
-        let only = match &session.place {
-            Place::On { worker, instance, begun: true, .. } => Some((*worker, instance.clone())),
-            Place::On { begun: false, .. } | Place::Nowhere | Place::Lost(_) => None,
-        };
+        let only = session.process();
         if only.is_none() {
             self.sessions.all[at].place = Place::Nowhere;
         }
@@ -171,7 +191,7 @@ impl Fleet {
     /// Why a task can never run in its session, as an error's code and sentence.
     fn obstacle(&self, at: SessionIx, ix: TaskIx) -> Option<(&'static str, String)> {
         match &self.sessions.get(at)?.place {
-            Place::Nowhere | Place::On { begun: false, .. } => None,
+            Place::Nowhere | Place::Away { .. } | Place::On { begun: false, .. } => None,
             Place::Lost(why) => Some(("session_lost", format!("its session is lost: {why}"))),
             Place::On { worker, .. } => {
                 let (spec, subject) = (&self.tasks[ix].spec, &self.registry.workers[*worker]);
@@ -190,35 +210,65 @@ impl Fleet {
 
     /// A task is handed over, or was found, on a worker: there its session is.
     pub(super) fn session_at(&mut self, ix: TaskIx, at: WorkerIx, known: bool) -> Option<SessionLease> {
-        let session = &mut self.sessions.all[self.tasks[ix].session?];
+        let number = self.tasks[ix].session?;
+        let session = &mut self.sessions.all[number];
         let ttl = session.ttl;
         if let Place::On { worker, begun, .. } = &mut session.place {
             // A process that has come back under another name has what it had.
             *worker = at;
             return Some(SessionLease { new: !*begun, ttl });
         }
-        if let Place::Nowhere = session.place {
+        if let Place::Nowhere | Place::Away { .. } = session.place {
             let subject = &self.registry.workers[at];
             let instance = subject.registered.as_ref().map(|registered| registered.instance.clone())?;
+            self.timers.clear(&mut session.timer);
             session.place = Place::On { worker: at, name: subject.name.clone(), instance, begun: known };
+            if known {
+                self.record_session(number);
+            }
         }
         Some(SessionLease { new: !known, ttl })
     }
 
     /// A result tells whether the session is there; a worker that does not tell has it.
-    pub(super) fn session_told(&mut self, ix: TaskIx, open: Option<bool>) {
+    pub(super) fn session_told(&mut self, ix: TaskIx, by: WorkerIx, open: Option<bool>) {
         let Some(at) = self.tasks[ix].session else { return };
-        let Place::On { begun, .. } = &mut self.sessions.all[at].place else { return };
-        if open.unwrap_or(true) {
-            *begun = true;
-        } else if *begun {
-            self.lose_session(
+        let open = open.unwrap_or(true);
+        let known = match &self.sessions.all[at].place {
+            Place::On { begun, .. } => *begun,
+            // A result that comes late, for a task that was put back: what it began is there all the same.
+            Place::Nowhere | Place::Away { .. } if open => false,
+            Place::Nowhere | Place::Away { .. } | Place::Lost(_) => return,
+        };
+        match (open, known) {
+            (true, true) => {}
+            (true, false) => {
+                self.session_begins(at, by);
+                // Whoever hears that there is a session must not find another one after a restart: its
+                // first task is kept, so that this answer waits for the disk.
+                if self.tasks[ix].keep == Keep::Passing {
+                    self.tasks[ix].keep = Keep::Kept;
+                }
+            }
+            (false, true) => self.lose_session(
                 at,
                 "the worker has it no longer: its time was over, or a call had to be killed",
-            );
-        } else {
-            self.sessions.all[at].place = Place::Nowhere;
+            ),
+            (false, false) => {
+                self.leaves_worker(at);
+                self.sessions.all[at].place = Place::Nowhere;
+            }
         }
+    }
+
+    fn session_begins(&mut self, at: SessionIx, worker: WorkerIx) {
+        let subject = &self.registry.workers[worker];
+        let Some(registered) = &subject.registered else { return };
+        let (name, instance) = (subject.name.clone(), registered.instance.clone());
+        let session = &mut self.sessions.all[at];
+        self.timers.clear(&mut session.timer);
+        session.place = Place::On { worker, name, instance, begun: true };
+        self.record_session(at);
     }
 
     /// A task is final or was withdrawn: the next one's turn has come.
@@ -240,6 +290,7 @@ impl Fleet {
             self.sessions.all.iter().filter(|(_, session)| on_it(session)).map(|(at, _)| at).collect();
         for at in lost {
             if let Place::On { begun: false, .. } = self.sessions.all[at].place {
+                self.leaves_worker(at);
                 self.sessions.all[at].place = Place::Nowhere;
                 self.sessions.touched.push(at);
             } else {
@@ -249,16 +300,24 @@ impl Fleet {
     }
 
     fn lose_session(&mut self, at: SessionIx, why: &str) {
+        self.leaves_worker(at);
         let kept = self.timers.set(self.now.mono + LOST_KEPT, Timer::Session(at));
         let session = &mut self.sessions.all[at];
         self.timers.clear(&mut session.timer);
         session.timer = Some(kept);
         let told = match &session.place {
-            Place::On { name, .. } => format!("{why} ({name})").into(),
+            Place::On { name, .. } | Place::Away { name, .. } => format!("{why} ({name})").into(),
             Place::Nowhere | Place::Lost(_) => why.into(),
         };
         session.place = Place::Lost(told);
+        self.record_session(at);
         self.sessions.touched.push(at);
+    }
+
+    fn leaves_worker(&mut self, at: SessionIx) {
+        if let Place::On { worker, .. } = self.sessions.all[at].place {
+            self.sessions.left.push(worker);
+        }
     }
 
     /// An idle session's time is over, or that of the memory of a lost one.
@@ -266,9 +325,14 @@ impl Fleet {
         let session = &mut self.sessions.all[at];
         session.timer = None;
         match session.place {
-            Place::Lost(_) if session.tasks.is_empty() => self.forget_session(at),
+            Place::Lost(_) if session.tasks.is_empty() => {
+                self.forget_session(at);
+            }
             Place::Lost(_) => {
                 session.timer = Some(self.timers.set(self.now.mono + LOST_KEPT, Timer::Session(at)));
+            }
+            Place::Away { .. } => {
+                self.lose_session(at, "the server was started anew, and its worker did not come back");
             }
             Place::On { .. } | Place::Nowhere => {
                 self.tell_end(at);
@@ -288,8 +352,10 @@ impl Fleet {
             self.tasks[ix].session = None;
             self.stop(ix);
         }
-        self.forget_session(at);
-        self.effect(Effect::Answer(request, Answer::Done));
+        match self.forget_session(at) {
+            Some(seq) => self.show_after(seq, Effect::Answer(request, Answer::Done)),
+            None => self.effect(Effect::Answer(request, Answer::Done)),
+        }
     }
 
     /// The sessions of a tenant.
@@ -299,13 +365,14 @@ impl Fleet {
             let session = &self.sessions.all[*at];
             let (worker, lost) = match &session.place {
                 Place::Nowhere => (None, None),
-                Place::On { name, .. } => (Some(name.clone()), None),
+                Place::On { name, .. } | Place::Away { name, .. } => (Some(name.clone()), None),
                 Place::Lost(why) => (None, Some(why.clone())),
             };
             let left = session.timer.map(|(due, _)| due.since(self.now.mono));
             SessionView {
                 name: name.clone(),
                 worker,
+                away: matches!(session.place, Place::Away { .. }),
                 lost,
                 tasks: session.tasks.len(),
                 ttl: session.ttl,
@@ -322,12 +389,18 @@ impl Fleet {
     pub(super) fn settle_sessions(&mut self) {
         while let Some(at) = self.sessions.touched.pop() {
             let Some(session) = self.sessions.get(at) else { continue };
+            if let Place::Away { .. } = session.place {
+                continue;
+            }
             // In a lost session, whoever waits in a worker's queue has waited in vain as well.
             let lost = matches!(session.place, Place::Lost(_));
             let most = if lost { session.tasks.len() } else { 1 };
+            let its = session.process();
             for ix in session.tasks.iter().take(most).copied().collect::<Vec<_>>() {
                 let Phase::Waiting(waiting) = &self.tasks[ix].phase else { continue };
-                if waiting.turn || lost {
+                let bound = &self.balancer.demands[self.tasks[ix].demand].only;
+                let misplaced = waiting.ticket.is_some() && its.is_some() && *bound != its;
+                if waiting.turn || lost || misplaced {
                     self.leave_wait(ix);
                     match self.obstacle(at, ix) {
                         Some((code, message)) => self.fail_in_session(ix, code, &message),
@@ -337,6 +410,22 @@ impl Fleet {
             }
             self.lay_down(at);
         }
+        for worker in std::mem::take(&mut self.sessions.left) {
+            if self.registry.workers.get(worker).is_some_and(Worker::winds_down) {
+                self.steer(worker);
+            }
+        }
+    }
+
+    /// How long a worker that goes waits for its sessions: for the grace of a removal, or else for as long as
+    /// the longest of them may be idle.
+    pub(super) fn session_grace(&self, wanted: WorkerIx) -> Option<Duration> {
+        let its = |(_, session): (SessionIx, &Session)| match session.place {
+            Place::On { worker, .. } if worker == wanted => Some(session.ttl),
+            Place::On { .. } | Place::Away { .. } | Place::Nowhere | Place::Lost(_) => None,
+        };
+        let longest = self.sessions.all.iter().filter_map(its).max();
+        longest.map(|longest| self.settings.removal_grace.unwrap_or(longest))
     }
 
     /// A session without tasks waits for its end, and one that never began is none.
@@ -346,12 +435,14 @@ impl Fleet {
             return;
         }
         match session.place {
-            Place::Nowhere | Place::On { begun: false, .. } => self.forget_session(at),
+            Place::Nowhere | Place::On { begun: false, .. } => {
+                self.forget_session(at);
+            }
             Place::On { begun: true, .. } if session.timer.is_none() => {
                 let due = self.now.mono + session.ttl;
                 self.sessions.all[at].timer = Some(self.timers.set(due, Timer::Session(at)));
             }
-            Place::On { .. } | Place::Lost(_) => {}
+            Place::On { .. } | Place::Away { .. } | Place::Lost(_) => {}
         }
     }
 
@@ -367,11 +458,15 @@ impl Fleet {
         }
     }
 
-    fn forget_session(&mut self, at: SessionIx) {
-        if let Some(mut session) = self.sessions.all.remove(at) {
-            self.timers.clear(&mut session.timer);
-            self.sessions.by_name.remove(&(session.tenant, session.name));
-        }
+    /// Forgets a session. The answer is the record that says so, if the journal knew of it.
+    fn forget_session(&mut self, at: SessionIx) -> Option<Seq> {
+        self.leaves_worker(at);
+        let mut session = self.sessions.all.remove(at)?;
+        self.timers.clear(&mut session.timer);
+        let key = (session.tenant, session.name);
+        self.sessions.by_name.remove(&key);
+        let (tenant, name) = key;
+        session.recorded.then(|| self.record(Record::Session(tenant, name, SessionRecord::default())))
     }
 
     fn oldest_loss(&self) -> Option<SessionIx> {
@@ -423,7 +518,9 @@ impl Fleet {
             for (place, ix) in session.tasks.iter().enumerate() {
                 let task = &self.tasks[*ix];
                 let turn = matches!(&task.phase, Phase::Waiting(waiting) if waiting.turn);
-                if task.session != Some(*at) || turn != (place > 0) && (turn || task.phase.live().is_some()) {
+                // Until its worker is back, not even the first one has its turn.
+                let late = place > 0 || matches!(session.place, Place::Away { .. });
+                if task.session != Some(*at) || turn != late && (turn || task.phase.live().is_some()) {
                     return Some(format!("task {} is wrong in session {name} at {place}", task.id));
                 }
             }

@@ -230,7 +230,7 @@ fn view(worker: &Worker) -> WorkerView {
         Some("moved".into())
     } else if worker.restart {
         Some("restart".into())
-    } else if worker.resting {
+    } else if worker.resting.is_some() {
         Some(Why::ScaledIn.as_str().into())
     } else if worker.overlay.draining || worker.overlay.cordoned {
         Some("operator".into())

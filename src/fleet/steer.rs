@@ -63,7 +63,7 @@ impl Fleet {
             let subject = &mut self.registry.workers[worker];
             if (subject.up().is_some() && !moved) || launched {
                 subject.retiring = None;
-                subject.resting = false;
+                subject.resting = None;
                 self.timers.clear(&mut subject.timers.grace);
                 self.registry.by_name.insert(name.clone(), worker);
                 self.registry.gone.remove(name);
@@ -213,19 +213,31 @@ impl Fleet {
         }
     }
 
-    fn arm_grace(&mut self, worker: WorkerIx) {
-        let Some(grace) = self.settings.removal_grace else { return };
+    /// Bounds how long a worker that goes may take: for what it runs, where the topology says so, and for
+    /// its sessions in any case.
+    pub(super) fn arm_grace(&mut self, worker: WorkerIx) {
+        let subject = &self.registry.workers[worker];
+        let tasks = self.settings.removal_grace.filter(|_| subject.winds_down() && !subject.holds.is_empty());
+        let sessions = if subject.restart { None } else { self.session_grace(worker) };
+        let Some(grace) = tasks.or(sessions) else { return };
         let subject = &mut self.registry.workers[worker];
-        if !subject.holds.is_empty() && subject.timers.grace.is_none() {
+        if subject.timers.grace.is_none() {
             let key = self.timers.set(self.now.mono + grace, Timer::Worker(worker, WorkerTimer::Grace));
             subject.timers.grace = Some(key);
         }
     }
 
-    /// It had its time to finish: what it still runs is queued again, uncharged.
+    /// It had its time to finish: what it still runs is queued again, uncharged, and its sessions are lost.
     pub(super) fn grace_over(&mut self, worker: WorkerIx) {
-        if self.registry.workers[worker].winds_down() {
+        let subject = &self.registry.workers[worker];
+        let (goes, drains) = (subject.winds_down(), subject.overlay.draining);
+        if goes || drains {
+            self.lose_sessions(worker, "its worker was drained, and its time to finish was over");
+        }
+        if goes && self.settings.removal_grace.is_some() {
             self.take_back(worker, "its worker was taken out of the configuration");
+        }
+        if goes {
             self.steer(worker);
         }
     }
@@ -245,7 +257,8 @@ impl Fleet {
     pub(super) fn steer(&mut self, worker: WorkerIx) {
         self.registry.changed.insert(worker);
         let subject = &self.registry.workers[worker];
-        if !subject.winds_down() || !subject.holds.is_empty() {
+        let waits = !subject.holds.is_empty() || (!subject.restart && self.sessions.any_on(worker));
+        if !subject.winds_down() || waits {
             self.refresh(worker);
             return;
         }
@@ -329,6 +342,7 @@ impl Fleet {
             OperatorWord::Drain(_) => {
                 overlay.draining = true;
                 self.tell_to_drain(worker, "drained");
+                self.arm_grace(worker);
             }
             OperatorWord::Restart(_) => {
                 self.registry.workers[worker].restart = true;
@@ -353,7 +367,12 @@ impl Fleet {
         let seq = self.record(Record::Overlay(name, overlay.clone()));
         self.show_after(seq, Effect::Answer(request, Answer::Done));
         // A worker that was told to drain takes work again only on a new connection.
-        if was_draining && !overlay.draining && self.registry.workers[worker].up().is_some() {
+        if was_draining && !overlay.draining && !self.registry.workers[worker].winds_down() {
+            self.timers.clear(&mut self.registry.workers[worker].timers.grace);
+        }
+        // Its sessions have gone on meanwhile: for them it has proved that it takes work.
+        let alone = !self.sessions.any_on(worker);
+        if was_draining && !overlay.draining && alone && self.registry.workers[worker].up().is_some() {
             self.registry.workers[worker].restart =
                 self.registry.workers[worker].restart || self.registry.workers[worker].process;
             self.drop_link(worker, Why::Drained, true);

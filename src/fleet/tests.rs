@@ -132,6 +132,7 @@ impl Stage {
                 metrics: None,
                 capabilities,
                 attempts,
+                sessions: None,
                 features: Vec::new(),
                 store: None,
             }),

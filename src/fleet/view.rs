@@ -212,6 +212,8 @@ pub struct SessionView {
     pub name: SessionName,
     /// Where it is; `None` before a worker has it, and after a loss.
     pub worker: Option<WorkerName>,
+    /// The server was started anew, and waits for that worker to come back with it.
+    pub away: bool,
     /// What became of it, if its state is gone.
     pub lost: Option<Arc<str>>,
     /// Tasks that run in it or wait for it.

@@ -184,6 +184,7 @@ impl MockWorker {
             attempts: held
                 .map(|(end, done)| HeldAttempt { task: end.task, epoch: end.epoch, done })
                 .collect(),
+            sessions: None,
             features: vec!["cancel".into(), "resume".into(), "artifacts".into()],
             store: self.store.clone(),
         }

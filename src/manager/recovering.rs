@@ -29,7 +29,7 @@ pub(super) fn recover(
             journal.set_aside(&aside, "recovery failed with it").map_err(wrote)?;
             records.retain(|record| match record {
                 Record::Task(task) => !aside.iter().any(|(_, id)| *id == task.id),
-                Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => true,
+                Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => true,
             });
         }
     }
@@ -49,7 +49,11 @@ fn failing(records: &[Record], fails: impl Fn(Vec<Record>) -> bool) -> Vec<(Tena
     let alone = |record: &Record| others.iter().chain([record]).cloned().collect();
     let tasks = records.iter().filter_map(|record| match record {
         Record::Task(task) if fails(alone(record)) => Some((task.tenant.clone(), task.id)),
-        Record::Task(_) | Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => None,
+        Record::Task(_)
+        | Record::Roster(_)
+        | Record::Overlay(..)
+        | Record::Pool(..)
+        | Record::Session(..) => None,
     });
     tasks.collect()
 }

@@ -351,7 +351,11 @@ impl FleetLoop {
                 .logs
                 .conclude(task)
                 .map(|log| TaskLog { tenant: task.tenant.clone(), task: task.id, log }),
-            Record::Task(_) | Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => None,
+            Record::Task(_)
+            | Record::Roster(_)
+            | Record::Overlay(..)
+            | Record::Pool(..)
+            | Record::Session(..) => None,
         };
         self.writer.push(seq, record);
         if let Some(log) = log {

@@ -4,7 +4,6 @@
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use super::Options;
 use super::lifeline;
 use super::lines::ProcessLog;
 use super::proc;
@@ -46,26 +46,22 @@ impl Process {
     ///
     /// # Errors
     /// A sentence for people.
-    pub(super) fn start(
-        worker: &WorkerName,
-        spec: &LaunchSpec,
-        shim: Option<&Path>,
-        stop_grace: Duration,
-    ) -> Result<Self, String> {
+    pub(super) fn start(worker: &WorkerName, spec: &LaunchSpec, options: &Options) -> Result<Self, String> {
         let [name, arguments @ ..] = spec.command.as_slice() else {
             return Err("launch.command is empty".to_owned());
         };
         let program = find_program(name)?;
-        let shim = shim.map_or_else(find_shim, |path| Ok(path.to_path_buf()))?;
+        let shim = options.shim.as_ref().map_or_else(find_shim, |path| Ok(path.clone()))?;
         let failed = |error: io::Error| format!("cannot start {name}: {error}");
         let (end, lifeline) = io::pipe().map_err(failed)?;
         let token = fresh_token();
         let mut command = Command::new(&shim);
         command
             .arg0("rollcall")
-            .args(lifeline::arguments(stop_grace, &program, arguments))
+            .args(lifeline::arguments(options.stop_grace, &program, arguments))
             .env_clear()
             .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .envs(options.server.as_ref().map(|url| ("ROLLCALL_SERVER", url)))
             .envs(&spec.env)
             .env("ROLLCALL_WORKER_NAME", worker.as_str())
             .env("ROLLCALL_TOKEN", token.reveal())

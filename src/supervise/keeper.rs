@@ -98,7 +98,7 @@ impl Keeper {
     async fn run_once(&mut self, program: &LaunchSpec, answered: u64) -> Option<Run> {
         let began = Instant::now();
         let options = &self.shared.options;
-        let started = Process::start(&self.name, program, options.shim.as_deref(), options.stop_grace);
+        let started = Process::start(&self.name, program, options);
         let mut process = match started {
             Ok(process) => process,
             Err(how) => return Some(Run { lasted: Duration::ZERO, code: None, how, last_line: None }),

@@ -42,11 +42,13 @@ pub struct Options {
     pub stop_grace: Duration,
     /// When a program that ended is started again.
     pub pace: Pace,
+    /// The server's URL, told to programs so that they can fetch files of inputs.
+    pub server: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { shim: None, stop_grace: Duration::from_secs(10), pace: Pace::default() }
+        Self { shim: None, stop_grace: Duration::from_secs(10), pace: Pace::default(), server: None }
     }
 }
 

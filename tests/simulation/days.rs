@@ -275,6 +275,7 @@ impl Day {
                     isolation: None,
                     capabilities: vec![offer],
                     attempts: Vec::new(),
+                    sessions: None,
                     features: Vec::new(),
                     metrics: None,
                     store: None,

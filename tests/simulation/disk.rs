@@ -30,6 +30,7 @@ pub(crate) struct Disk {
     roster: BTreeMap<WorkerName, RosterEntry>,
     overlays: BTreeMap<WorkerName, Overlay>,
     pools: BTreeMap<PoolName, PoolRecord>,
+    sessions: BTreeMap<(Tenant, SessionName), SessionRecord>,
     waiting: VecDeque<(Seq, Record)>,
     committing: bool,
     /// Takes no writes.
@@ -76,6 +77,13 @@ impl Disk {
             }
             Record::Pool(pool, record) => {
                 self.pools.insert(pool, record);
+            }
+            Record::Session(tenant, name, record) => {
+                if record == SessionRecord::default() {
+                    self.sessions.remove(&(tenant, name));
+                } else {
+                    self.sessions.insert((tenant, name), record);
+                }
             }
         }
         None
@@ -124,6 +132,9 @@ impl Disk {
                     .map(|(worker, overlay)| Record::Overlay(worker.clone(), overlay.clone())),
             )
             .chain(self.pools.iter().map(|(pool, record)| Record::Pool(pool.clone(), record.clone())))
+            .chain(self.sessions.iter().map(|((tenant, name), record)| {
+                Record::Session(tenant.clone(), name.clone(), record.clone())
+            }))
             .collect()
     }
 

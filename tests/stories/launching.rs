@@ -29,7 +29,7 @@ impl Stage {
         let (send, events) = mpsc::channel(64);
         let pace = Pace { first: Duration::from_millis(2), failures: 4, ..Pace::default() };
         let shim = Some(PathBuf::from(env!("CARGO_BIN_EXE_rollcall")));
-        let options = Options { shim, pace, stop_grace: Duration::from_millis(300) };
+        let options = Options { shim, pace, stop_grace: Duration::from_millis(300), ..Options::default() };
         let folder = tempfile::tempdir().expect("a folder can be made");
         Self { supervisor: Supervisor::new(send, options), events, worker: "py".into(), folder }
     }

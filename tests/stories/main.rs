@@ -16,6 +16,7 @@ mod metrics;
 mod pools;
 mod protocol_doc;
 mod python_worker;
+mod sandbox;
 mod serving;
 mod sessions;
 mod seven_checks;

@@ -22,9 +22,14 @@ pub(crate) async fn end(state: &AppState, name: &str) -> Reply {
 }
 
 fn form(session: &SessionView) -> Value {
+    let state = match (&session.lost, session.away) {
+        (Some(_), _) => "lost",
+        (None, true) => "recovering",
+        (None, false) => "open",
+    };
     json!({
         "name": session.name.as_str(),
-        "state": if session.lost.is_some() { "lost" } else { "open" },
+        "state": state,
         "worker": session.worker.as_ref().map(|worker| worker.as_str()),
         "lost": session.lost,
         "tasks": session.tasks,

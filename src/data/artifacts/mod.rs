@@ -102,7 +102,11 @@ impl Artifacts {
         }
         let unfinished = records.iter().filter_map(|record| match record {
             Record::Task(task) if !task.state.is_final() => Some(&**task),
-            Record::Task(_) | Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => None,
+            Record::Task(_)
+            | Record::Roster(_)
+            | Record::Overlay(..)
+            | Record::Pool(..)
+            | Record::Session(..) => None,
         });
         let ended = shared.recover(unfinished);
         let (jobs, incoming) = mpsc::channel();

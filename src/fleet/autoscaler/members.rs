@@ -233,15 +233,19 @@ impl Fleet {
             .filter_map(|(name, member)| {
                 let worker = &self.registry.workers[self.registry.named(name)?];
                 let busy = worker.used() + worker.unavailable();
-                let rank = (busy, worker.up().is_some(), !member.outdated, std::cmp::Reverse(member.index));
-                Some((rank, name.clone()))
+                let waits = self.waits_for_sessions(self.registry.named(name)?);
+                let rank = (waits, busy, worker.up().is_some(), !member.outdated);
+                Some(((rank, std::cmp::Reverse(member.index)), name.clone()))
             })
             .collect();
         ranked.sort();
         ranked.truncate(excess);
         let mut resting = BTreeSet::new();
-        for ((busy, ..), name) in ranked {
-            if busy == 0 {
+        for (((waits, busy, ..), _), name) in ranked {
+            if busy == 0 && !waits {
+                if let Some(worker) = self.registry.named(&name) {
+                    self.lose_sessions(worker, "its worker was scaled in, and its time to finish was over");
+                }
                 self.part(pool, &name, Why::ScaledIn);
             } else {
                 resting.insert(name);
@@ -250,16 +254,22 @@ impl Fleet {
         self.rest(pool, &resting);
     }
 
+    /// Whether an instance has sessions that are to be waited for, if it is to go.
+    fn waits_for_sessions(&self, worker: WorkerIx) -> bool {
+        let rests = self.registry.workers[worker].resting.map(|since| self.now.mono.since(since));
+        self.session_grace(worker).is_some_and(|grace| rests.is_none_or(|rests| rests < grace))
+    }
+
     /// These get no new tasks; the others do.
     fn rest(&mut self, pool: &Pool, resting: &BTreeSet<WorkerName>) {
         let changed: Vec<(WorkerIx, bool)> = pool
             .members
             .keys()
             .filter_map(|name| Some((self.registry.named(name)?, resting.contains(name))))
-            .filter(|(worker, rests)| self.registry.workers[*worker].resting != *rests)
+            .filter(|(worker, rests)| self.registry.workers[*worker].resting.is_some() != *rests)
             .collect();
         for (worker, rests) in changed {
-            self.registry.workers[worker].resting = rests;
+            self.registry.workers[worker].resting = rests.then_some(self.now.mono);
             self.refresh(worker);
         }
     }

@@ -185,3 +185,73 @@ fn attempts_of_tasks_that_have_ended_or_never_were_are_dropped_and_counted() {
     assert_eq!(discarded, [Discard::AfterTerminal, Discard::UnknownTask]);
     assert_eq!(stage.fleet.task(task), before, "what is final stays as it is");
 }
+
+#[test]
+fn a_restarted_server_knows_how_many_workers_died_with_a_task() {
+    let mut stage = Stage::with(&[spec("ann", 1)]);
+    let mut submission = stage.submission("echo");
+    Arc::make_mut(&mut submission.spec).retry = RetryWord::Always;
+    let task = submission.id;
+    stage.tell(Event::Submit(Box::new(Submission { keep: Keep::Kept, ..submission })));
+    let (conn, _) = stage.accept(task);
+    stage.tell(Event::LinkDown(conn, Why::Io));
+    stage.connect("ann", 2, "second", Vec::new());
+    stage.advance(Duration::from_secs(1));
+    assert_eq!(stage.accept(task).0, ConnId(2), "one death is no reason to give it up");
+    stage.restart(Term(2));
+    stage.connect("ann", 3, "third", Vec::new());
+    assert_eq!(stage.finals(task), [TaskState::Lost]);
+    let record = stage.fleet.task(task).expect("it is known");
+    assert_eq!(record.error.as_ref().map(|error| &*error.code), Some("poison"));
+}
+
+/// Submits a task of the session `s` that somebody waits for.
+fn in_session(stage: &mut Stage) -> TaskId {
+    let mut submission = stage.submission("echo");
+    Arc::make_mut(&mut submission.spec).session = Some("s".into());
+    let task = submission.id;
+    stage.tell(Event::Submit(Box::new(submission)));
+    task
+}
+
+/// A session on one of two workers, whose server was started anew; and where it was.
+fn session_over_a_restart() -> (Stage, &'static str) {
+    let mut stage = Stage::with(&[spec("ann", 2), spec("bob", 2)]);
+    let task = in_session(&mut stage);
+    let (conn, epoch) = stage.accept(task);
+    stage.succeed(task, conn, epoch);
+    assert_eq!(stage.finals(task), [TaskState::Succeeded]);
+    stage.restart(Term(2));
+    (stage, if conn == ConnId(1) { "ann" } else { "bob" })
+}
+
+#[test]
+fn a_session_goes_on_after_a_restart_with_the_process_that_has_it() {
+    let (mut stage, home) = session_over_a_restart();
+    let task = in_session(&mut stage);
+    stage.connect(if home == "ann" { "bob" } else { "ann" }, 7, "other", Vec::new());
+    stage.advance(Duration::from_secs(3));
+    assert_eq!(stage.handed(task), None, "nobody else has its state");
+    let why = stage.fleet.explain(task).expect("it waits");
+    assert_eq!(why.wait, Wait::Recovering, "{why:?}");
+    stage.connect(home, 8, "first", Vec::new());
+    assert_eq!(stage.handed(task).map(|(conn, _)| conn), Some(ConnId(8)));
+}
+
+#[test]
+fn a_session_whose_process_does_not_come_back_after_a_restart_is_lost_aloud() {
+    for returns in [true, false] {
+        let (mut stage, home) = session_over_a_restart();
+        let task = in_session(&mut stage);
+        if returns {
+            stage.connect(home, 8, "another", Vec::new());
+        } else {
+            stage.advance(Duration::from_secs(121));
+        }
+        assert_eq!(stage.finals(task), [TaskState::Failed]);
+        let record = stage.fleet.task(task).expect("it is known");
+        assert_eq!(record.error.as_ref().map(|error| &*error.code), Some("session_lost"));
+        let listed = stage.fleet.sessions(&Tenant::default_tenant());
+        assert!(listed[0].lost.is_some(), "{listed:?}");
+    }
+}

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::worker::Offer;
 use crate::fleet::autoscaler::PoolRecord;
 use crate::fleet::ids::*;
+use crate::fleet::sessions::SessionRecord;
 use crate::fleet::task::TaskRecord;
 use crate::fleet::time::Wall;
 
@@ -21,6 +22,8 @@ pub enum Record {
     Overlay(WorkerName, Overlay),
     /// What is kept of a pool; one that says nothing deletes it.
     Pool(PoolName, PoolRecord),
+    /// Where a session is; one that says nothing deletes it.
+    Session(Tenant, SessionName, SessionRecord),
 }
 
 /// A worker process, as a restarted server must know it.

@@ -38,6 +38,9 @@ pub struct Registration {
     pub capabilities: Vec<Offer>,
     /// What it still holds.
     pub attempts: Vec<HeldAttempt>,
+    /// The sessions that it has; `None` from one that does not tell.
+    #[serde(default)]
+    pub sessions: Option<Vec<SessionName>>,
     /// The features that it knows.
     pub features: Vec<Arc<str>>,
     /// The store that it last served.

@@ -13,6 +13,7 @@ use crate::interface::OutputStream;
 /// Bounds of what a worker says of itself; a registration beyond them is refused.
 const MAX_CAPABILITIES: usize = 1_024;
 const MAX_LABELS: usize = 64;
+const MAX_SESSIONS: usize = 10_000;
 const MAX_SCHEMA: usize = 64 * 1024;
 const MAX_NAME: usize = 128;
 const MAX_DESCRIPTION: usize = 4 * 1024;
@@ -73,6 +74,11 @@ pub(super) fn registration(
         let Ok((task, epoch)) = attempt(&held.task, held.epoch) else { continue };
         attempts.push(HeldAttempt { task, epoch, done: held.phase == HeldPhase::Done });
     }
+    let sessions = frame.sessions.map(|names| {
+        // A name that no task can have had is none of ours.
+        let possible = names.into_iter().filter(|name| name.len() <= MAX_NAME).take(MAX_SESSIONS);
+        possible.map(SessionName::from).collect()
+    });
     let worker = match &dialled {
         // The entry that was dialled says who it is; a worker's own name may be from before a rename.
         Some(name) => name.clone(),
@@ -91,6 +97,7 @@ pub(super) fn registration(
         metrics: frame.metrics.map(metrics_page).transpose()?,
         capabilities,
         attempts,
+        sessions,
         features: frame.features.into_iter().take(MAX_LABELS).map(|name| cut(name, MAX_NAME)).collect(),
         store: frame.store_id.map(StoreId::from),
     })

@@ -13,10 +13,12 @@ use super::codec::{Damage, decoded, verify};
 use super::connect::{self, full_check};
 use super::journal::{SqliteJournal, count, now, number, set_number};
 use super::place::{Place, private};
-use super::put::POOL_PREFIX;
+use super::put::{POOL_PREFIX, session_of};
 use super::schema::{self, APPLICATION_ID};
 use super::{Failed, OpenError, Shared, SqliteOptions, stored};
-use crate::fleet::{Overlay, PoolName, PoolRecord, Record, RosterEntry, StoreId, Term, WorkerName};
+use crate::fleet::{
+    Overlay, PoolName, PoolRecord, Record, RosterEntry, SessionRecord, StoreId, Term, WorkerName,
+};
 use crate::store::{Limits, Opened};
 
 /// A file up to this size is looked through at each start: that takes a few milliseconds.
@@ -167,9 +169,10 @@ fn read_all(db: &Connection) -> Result<Vec<Record>, Failed> {
         Ok(())
     })?;
     each(db, "overlay", |worker, entry| {
-        records.push(match worker.strip_prefix(POOL_PREFIX) {
-            Some(pool) => Record::Pool(PoolName::from(pool), decoded::<PoolRecord>(entry)?),
-            None => Record::Overlay(WorkerName::from(worker), decoded::<Overlay>(entry)?),
+        records.push(match (worker.strip_prefix(POOL_PREFIX), session_of(worker)) {
+            (Some(pool), _) => Record::Pool(PoolName::from(pool), decoded::<PoolRecord>(entry)?),
+            (None, Some((tenant, name))) => Record::Session(tenant, name, decoded::<SessionRecord>(entry)?),
+            (None, None) => Record::Overlay(WorkerName::from(worker), decoded::<Overlay>(entry)?),
         });
         Ok(())
     })?;

@@ -7,13 +7,22 @@ use rustc_hash::FxHashMap;
 use super::codec::{self, Damage, checksum, encoded, task_checksum};
 use super::{Failed, bytes_of, id_of, number_of, stored};
 use crate::fleet::{
-    Keep, KeyRow, KeyTaken, Overlay, PoolName, PoolRecord, Record, RosterEntry, Seq, TaskId, TaskRecord,
-    WorkerName,
+    Keep, KeyRow, KeyTaken, Overlay, PoolName, PoolRecord, Record, RosterEntry, Seq, SessionName,
+    SessionRecord, TaskId, TaskRecord, Tenant, WorkerName,
 };
 use crate::store::{Batch, TaskLog};
 
 /// What stands before a pool's name among the workers' overlays; no worker's name has a slash.
 pub(super) const POOL_PREFIX: &str = "pool/";
+
+/// The same for sessions; the tenant and a slash follow, then the session's name, which has none.
+pub(super) const SESSION_PREFIX: &str = "session/";
+
+/// Whose session an entry is about; `None` when it is about something else.
+pub(super) fn session_of(entry: &str) -> Option<(Tenant, SessionName)> {
+    let (tenant, name) = entry.strip_prefix(SESSION_PREFIX)?.rsplit_once('/')?;
+    Some((Tenant::from(tenant), SessionName::from(name)))
+}
 
 /// How many tasks there are, and how large the finished ones are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,6 +76,7 @@ impl Put<'_> {
                 Record::Roster(entry) => self.roster(entry)?,
                 Record::Overlay(worker, overlay) => self.overlay(worker, overlay)?,
                 Record::Pool(pool, record) => self.pool(pool, record)?,
+                Record::Session(tenant, name, record) => self.session(tenant, name, record)?,
             }
         }
         for log in logs.into_values() {
@@ -271,6 +281,15 @@ impl Put<'_> {
 
     pub(super) fn pool(&self, pool: &PoolName, record: &PoolRecord) -> Result<(), Failed> {
         self.said(&format!("{POOL_PREFIX}{pool}"), record)
+    }
+
+    pub(super) fn session(
+        &self,
+        tenant: &Tenant,
+        name: &SessionName,
+        record: &SessionRecord,
+    ) -> Result<(), Failed> {
+        self.said(&format!("{SESSION_PREFIX}{tenant}/{name}"), record)
     }
 
     /// What people said of something, and what follows from it; what says nothing is deleted.

@@ -31,6 +31,8 @@ struct Seen {
     worker: WorkerName,
     registration: Registration,
     spec: Option<Arc<WorkerSpec>>,
+    /// The entry of the time when it was made.
+    entry: Option<Arc<WorkerSpec>>,
     welcomed: bool,
     closing: bool,
     down: bool,
@@ -61,6 +63,11 @@ pub(super) struct Given {
 }
 
 impl Links {
+    /// The core's process is gone, and with it everything but what workers may still be given.
+    pub(super) fn forget(&mut self) {
+        *self = Self { most_slots: self.most_slots, ..Self::default() };
+    }
+
     /// `known`: there is a worker of that name. One that is turned away at the door was not heard.
     pub(super) fn up(
         &mut self,
@@ -68,6 +75,7 @@ impl Links {
         conn: ConnId,
         registration: &Registration,
         known: bool,
+        topology: &Topology,
     ) -> Verdict {
         let name = &registration.worker;
         let listed: BTreeSet<Key> =
@@ -104,6 +112,7 @@ impl Links {
             worker: name.clone(),
             registration: registration.clone(),
             spec: None,
+            entry: topology.workers.get(name).cloned(),
             welcomed: false,
             closing: false,
             down: false,
@@ -332,8 +341,19 @@ impl Links {
     ) -> Result<Given, String> {
         let Some(link) = self.links.get_mut(&conn) else { return Err("no such connection".to_owned()) };
         let name = link.worker.clone();
-        let Some(spec) = topology.workers.get(&name) else {
-            return Err(format!("I8: {name} got work although it is not in the topology"));
+        // What goes on in a session goes on where that is, also while its worker is on its way out.
+        let own = assignment.session.is_some_and(|lease| !lease.new);
+        let moved = |entry: &&Arc<WorkerSpec>, now: &Arc<WorkerSpec>| {
+            matches!(WorkerSpec::change(entry, now), Some(Change::Moved { .. }))
+        };
+        let made_by = link.spec.clone().or_else(|| link.entry.clone());
+        let spec = match (topology.workers.get(&name), made_by.as_ref().filter(|_| own)) {
+            (Some(now), Some(entry)) if moved(&entry, now) => entry,
+            (Some(now), _) => now,
+            (None, Some(entry)) => entry,
+            (None, None) => {
+                return Err(format!("I8: {name} got work although it is not in the topology"));
+            }
         };
         if link.leaving {
             return Err(format!("I8: {name} got work after its goodbye"));

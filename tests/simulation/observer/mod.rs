@@ -98,7 +98,7 @@ impl Observer {
         // dead, also where the worker was moved and the one before winds down elsewhere.
         let rosters = records.iter().filter_map(|record| match record {
             Record::Roster(entry) => Some((entry.worker.clone(), entry.instance.clone())),
-            Record::Task(_) | Record::Overlay(..) | Record::Pool(..) => None,
+            Record::Task(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => None,
         });
         let newest: BTreeMap<WorkerName, Instance> = rosters.collect();
         self.tasks.recovered(now, records.into_iter(), &newest);
@@ -108,7 +108,8 @@ impl Observer {
     pub(crate) fn dies(&mut self, disk: &BTreeMap<TaskId, Arc<TaskRecord>>) {
         self.undurable.clear();
         self.requests.clear();
-        self.links = Links::default();
+        // What is still on its way to workers was given to slots that they had before.
+        self.links.forget();
         self.tasks.crashed(disk);
     }
 
@@ -176,11 +177,14 @@ impl Observer {
             }
             Event::LinkUp(conn, registration) => {
                 let known = self.topology.workers.contains_key(&registration.worker);
-                self.links.up(moment, *conn, registration, known)?;
+                self.links.up(moment, *conn, registration, known, &self.topology)?;
             }
             Event::Report(conn, report) => {
                 if let (Report::Accepted { task, epoch }, Some(who)) = (report, self.links.speaker(*conn)) {
                     self.tasks.began(*task, *epoch, who);
+                }
+                if let Report::Result(result) = report {
+                    self.tasks.session_told(result);
                 }
                 let interval = self.topology.settings.heartbeat_interval;
                 self.links.reported(moment, *conn, report, interval);
@@ -249,7 +253,7 @@ impl Observer {
                 self.durable_overlays.insert(worker, overlay);
             }
             // What is kept of a pool is no promise to anybody but its own story.
-            Record::Pool(..) => {}
+            Record::Pool(..) | Record::Session(..) => {}
         }
     }
 
@@ -266,11 +270,13 @@ impl Observer {
                 self.undurable.insert(*seq, record.clone());
                 match record {
                     Record::Task(task) => self.tasks.recorded(task),
-                    Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => Ok(()),
+                    Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => {
+                        Ok(())
+                    }
                 }
             }
             Effect::Answer(request, answer) => self.answered(*request, answer),
-            Effect::Finish(task, record) => self.tasks.finished(*task, record),
+            Effect::Finish(task, record) => self.tasks.finished(now.mono, *task, record),
             Effect::Note(Note::Retried { capability, paid: true, .. }) => {
                 self.retries.retried(now.mono, capability)
             }
@@ -350,7 +356,10 @@ impl Observer {
                 if !known {
                     return Err(format!("{} got work before it was durably on the roster", held.worker));
                 }
-                if self.overlays.get(&held.worker).is_some_and(|said| said.cordoned || said.draining) {
+                // A worker that drains waits for its sessions, and so runs their tasks.
+                let own = assignment.session.is_some_and(|lease| !lease.new);
+                let refused = |said: &Overlay| said.cordoned || (said.draining && !own);
+                if self.overlays.get(&held.worker).is_some_and(refused) {
                     return Err(format!("I8: {} got work although a person said no", held.worker));
                 }
                 self.tasks.handed_over(moment, assignment, held, &self.links, &self.topology.settings)

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rollcall::fleet::*;
 
@@ -20,6 +21,12 @@ pub(super) struct Tasks {
     newest: Epoch,
     /// Who had each session last, and on which process.
     sessions: BTreeMap<SessionName, (TaskId, Instance)>,
+    /// What sessions tasks are in.
+    session_of: BTreeMap<TaskId, SessionName>,
+    /// Attempts whose worker said that their session is there after them.
+    left_open: BTreeSet<Key>,
+    /// Sessions that somebody has heard of, and when they were last used: nobody may begin them again.
+    begun: BTreeMap<SessionName, Mono>,
     /// The largest `max_attempts` that was ever in force.
     most_attempts: u32,
 }
@@ -98,11 +105,29 @@ impl Tasks {
 
     pub(super) fn session_deleted(&mut self, session: &SessionName) {
         self.sessions.remove(session);
+        self.begun.remove(session);
+        // What is told from now on was of the one that is gone.
+        self.session_of.retain(|_, of| of != session);
+    }
+
+    /// A worker tells of the session that an attempt was in.
+    pub(super) fn session_told(&mut self, report: &ResultReport) {
+        if report.session_open == Some(true) {
+            self.left_open.insert((report.task, report.epoch));
+        }
     }
 
     /// Tasks of a session run one after another, and where the first began it.
-    fn in_session(&mut self, assignment: &Assignment, given: &Given) -> Verdict {
+    fn in_session(&mut self, now: Mono, assignment: &Assignment, given: &Given) -> Verdict {
         let (Some(name), Some(lease)) = (&assignment.spec.session, assignment.session) else { return Ok(()) };
+        self.session_of.insert(assignment.task, name.clone());
+        if let Some(used) = self.begun.get_mut(name) {
+            // A loss is remembered for a day.
+            if lease.new && now.since(*used) < Duration::from_secs(20 * 3_600) {
+                return Err(format!("I13: {name:?} is begun anew, and nobody was told that it is gone"));
+            }
+            *used = now;
+        }
         let before = self.sessions.insert(name.clone(), (assignment.task, given.instance.clone()));
         let Some((task, instance)) = before else { return Ok(()) };
         if task != assignment.task && self.tasks.get(&task).is_some_and(|seen| !seen.has_ended()) {
@@ -217,7 +242,13 @@ impl Tasks {
     }
 
     /// I2, I3, I6: a task is final for everybody.
-    pub(super) fn finished(&mut self, task: TaskId, record: &Arc<TaskRecord>) -> Verdict {
+    pub(super) fn finished(&mut self, now: Mono, task: TaskId, record: &Arc<TaskRecord>) -> Verdict {
+        if let (Some(name), Some(last)) = (self.session_of.remove(&task), record.attempts.last())
+            && self.left_open.remove(&(task, last.epoch))
+            && record.state == TaskState::Succeeded
+        {
+            self.begun.insert(name, now);
+        }
         let Some(seen) = self.tasks.get_mut(&task) else {
             return Err(format!("I2: task {task} is final, but nobody submitted it"));
         };
@@ -309,7 +340,7 @@ impl Tasks {
         settings: &Settings,
     ) -> Verdict {
         let Assignment { task, epoch, limit, .. } = *assignment;
-        self.in_session(assignment, &given)?;
+        self.in_session(moment.mono, assignment, &given)?;
         let Some(seen) = self.tasks.get_mut(&task) else {
             return Err(format!("task {task} is handed over, but nobody submitted it"));
         };
@@ -400,8 +431,6 @@ impl Tasks {
 
     /// The core's process is gone.
     pub(super) fn crashed(&mut self, disk: &BTreeMap<TaskId, Arc<TaskRecord>>) {
-        // Where sessions are is known to a server only while it lives.
-        self.sessions.clear();
         // What became durable without the core being told counts all the same.
         for (id, seen) in &mut self.tasks {
             seen.durable = disk.get(id).cloned();

@@ -50,6 +50,9 @@ pub struct Register {
     /// Attempts that still run here, or whose result is not acknowledged.
     #[serde(default)]
     pub attempts: Vec<HeldAttempt>,
+    /// The sessions whose state the worker has; absent: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Vec<String>>,
     /// Feature names; what both sides name is on.
     #[serde(default)]
     pub features: Vec<String>,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::limits::{
     LEAST_CPUS, LEAST_FILES, LEAST_MEMORY, LEAST_OUTPUT, LEAST_PROCESSES, LEAST_WORKSPACE, Limits, Size,
 };
+use crate::packages::PackagesSection;
 use crate::probe::Level;
 
 /// Sandboxes kept ready where nothing else is said.
@@ -76,7 +77,8 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     pub warm: Option<usize>,
 
-    /// A folder of wheels from which `package.install` installs; without it that is not offered
+    /// A folder of wheels from which `package.install` installs; without it, and without `packages.mode` in
+    /// the file, that is not offered
     #[arg(long, value_name = "DIR")]
     pub wheels: Option<PathBuf>,
 
@@ -84,6 +86,11 @@ pub struct Arguments {
     /// only, and CPU time not at all) [default: full]
     #[arg(long, value_name = "LEVEL")]
     pub isolation_minimum: Option<Level>,
+
+    /// Run code with no isolation at all: what it does, it does to this machine. Every result is labelled,
+    /// and the log complains each minute. Not for code that you have not read
+    #[arg(long, conflicts_with = "isolation_minimum")]
+    pub unsafe_no_isolation: bool,
 
     /// The form of the log, on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -120,10 +127,10 @@ pub struct Settings {
     pub imports: Vec<String>,
     /// Sessions at once.
     pub sessions: usize,
-    /// Where wheels are taken from.
-    pub wheels: Option<PathBuf>,
+    /// Which packages can be installed, and from where.
+    pub packages: PackagesSection,
     /// Where installed packages are kept.
-    pub packages: PathBuf,
+    pub packages_home: PathBuf,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -180,13 +187,6 @@ struct SessionsSection {
     max: Option<usize>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct PackagesSection {
-    wheels: Option<PathBuf>,
-    home: Option<PathBuf>,
-}
-
 impl Arguments {
     /// What the file says, and the flags before it.
     ///
@@ -209,6 +209,9 @@ impl Arguments {
         if warm > most_warm || !(1..=256).contains(&sessions) {
             return Err(format!("warm.size may be 0 to {most_warm}, and sessions.max 1 to 256"));
         }
+        let mut packages = file.packages;
+        packages.wheels = self.wheels.clone().or(packages.wheels);
+        packages.check()?;
         Ok(Settings {
             python: self.python.clone().or(file.python),
             limits,
@@ -217,8 +220,8 @@ impl Arguments {
             warm,
             imports: file.warm.imports.unwrap_or_else(|| IMPORTS.map(str::to_owned).to_vec()),
             sessions,
-            wheels: self.wheels.clone().or(file.packages.wheels),
-            packages: file.packages.home.unwrap_or_else(usual_home),
+            packages_home: packages.home.clone().unwrap_or_else(usual_home),
+            packages,
         })
     }
 

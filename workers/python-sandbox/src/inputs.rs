@@ -1,5 +1,6 @@
 //! What tasks may ask for, read and checked before any sandbox is touched.
 
+use rollcall_worker_sdk::ArtifactReference;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -17,6 +18,13 @@ const LONGEST_COMMAND: usize = 1 << 20;
 
 /// Files of one task, in and out.
 pub(crate) const MOST_FILES: usize = 16;
+
+/// What files of inputs may have that are fetched, each and together.
+pub(crate) const FETCHED_MOST: usize = 10 << 20;
+pub(crate) const FETCHED_ALL: usize = 20 << 20;
+
+/// The field of an input that is still to be fetched.
+const FETCHED: &str = "fetch";
 
 /// Names in a program's environment, and the bytes of all with their values.
 pub(crate) const MOST_NAMES: usize = 64;
@@ -78,6 +86,7 @@ struct InputFile {
     path: String,
     text: Option<String>,
     base64: Option<String>,
+    artifact: Option<ArtifactReference>,
 }
 
 #[derive(Deserialize)]
@@ -260,12 +269,6 @@ pub(crate) fn packages(input: &str) -> Result<Vec<String>, String> {
 
 /// `name[extra,extra]==1.2,<3`, by the rules of PEP 508 for names and PEP 440 for versions, read strictly.
 fn is_requirement(text: &str) -> bool {
-    let is_name = |name: &str| {
-        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        ends(name.chars().next())
-            && ends(name.chars().last())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    };
     let is_version = |clause: &str| {
         let operators = ["===", "==", "!=", "<=", ">=", "~=", "<", ">"];
         let version = operators.iter().find_map(|operator| clause.strip_prefix(operator));
@@ -274,8 +277,8 @@ fn is_requirement(text: &str) -> bool {
                 && version.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!'))
         })
     };
-    let name_ends = text.find(['[', '=', '!', '<', '>', '~']).unwrap_or(text.len());
-    let (name, rest) = text.split_at(name_ends);
+    let name = name_in(text);
+    let rest = &text[name.len()..];
     let (extras, versions) = match rest.strip_prefix('[').map(|rest| rest.split_once(']')) {
         None => ("", rest),
         Some(Some((extras, versions))) => (extras, versions),
@@ -287,6 +290,20 @@ fn is_requirement(text: &str) -> bool {
         && (versions.is_empty() || versions.split(',').all(is_version))
 }
 
+/// Whether a package may be called so (PEP 508).
+pub(crate) fn is_name(name: &str) -> bool {
+    let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    ends(name.chars().next())
+        && ends(name.chars().last())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+}
+
+/// The name in a requirement, without extras and versions.
+pub(crate) fn name_in(requirement: &str) -> &str {
+    let ends = requirement.find(['[', '=', '!', '<', '>', '~']).unwrap_or(requirement.len());
+    &requirement[..ends]
+}
+
 fn tool(name: &'static str, arguments: Value) -> Wanted {
     Wanted::of(Program::Tool { name, arguments })
 }
@@ -295,16 +312,56 @@ fn files(inputs: Vec<InputFile>, outputs: Vec<String>) -> Result<(Vec<Value>, Ve
     if inputs.len() > MOST_FILES || outputs.len() > MOST_FILES {
         return Err(format!("`inputs` and `outputs` may have {MOST_FILES} files each"));
     }
-    let inputs = inputs.into_iter().map(|InputFile { path, text, base64 }| content(&path, text, base64));
+    let inputs = inputs.into_iter().map(|file| match file {
+        InputFile { path, text: None, base64: None, artifact: Some(reference) } => {
+            Ok(json!({ "path": path, FETCHED: reference.artifact }))
+        }
+        InputFile { path, text, base64, artifact: None } => content(&path, text, base64),
+        InputFile { path, .. } => Err(one_content(&path)),
+    });
     Ok((inputs.collect::<Result<_, _>>()?, outputs))
+}
+
+/// The files among these that are to be fetched first.
+pub(crate) fn to_fetch(inputs: &mut [Value]) -> impl Iterator<Item = (&mut Value, ArtifactReference)> {
+    inputs.iter_mut().filter_map(|input| {
+        let artifact = input.as_object_mut()?.remove(FETCHED)?.as_str()?.to_owned();
+        Some((input, ArtifactReference { artifact }))
+    })
+}
+
+/// Gives one of them its content.
+pub(crate) fn fetched(input: &mut Value, bytes: &[u8]) {
+    input["base64"] = json!(base64(bytes));
+}
+
+/// As in RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for three in bytes.chunks(3) {
+        let sum = three.iter().fold(0_u32, |sum, byte| (sum << 8) | u32::from(*byte));
+        let bits = sum << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
+            text.push(if place > three.len() { '=' } else { char::from(digit) });
+        }
+    }
+    text
 }
 
 fn content(path: &str, text: Option<String>, base64: Option<String>) -> Result<Value, String> {
     match (text, base64) {
         (Some(text), None) => Ok(json!({ "path": path, "text": text })),
         (None, Some(base64)) => Ok(json!({ "path": path, "base64": base64 })),
-        _ => Err(format!("one of `text` and `base64` is needed for {path:?}, and not both")),
+        _ => Err(one_content(path)),
     }
+}
+
+fn one_content(path: &str) -> String {
+    format!(
+        "{path:?} needs its content in one field, `text`, `base64` or (of an input) `artifact`, and in one only"
+    )
 }
 
 fn check_environment(env: &Map<String, Value>) -> Result<(), String> {
@@ -421,6 +478,19 @@ mod tests {
     fn files_come_with_one_content_each() {
         let both = r#"{"code":"","inputs":[{"path":"a","text":"x","base64":"eA=="}]}"#;
         assert!(python(both).is_err());
+        let two = r#"{"code":"","inputs":[{"path":"a","text":"x","artifact":{"$artifact":"sha256:00"}}]}"#;
+        assert!(python(two).is_err());
+        let later = python(r#"{"code":"","inputs":[{"path":"a","artifact":{"$artifact":"sha256:00"}}]}"#);
+        let mut inputs = later.expect("it is whole").inputs;
+        for (input, reference) in to_fetch(&mut inputs) {
+            assert_eq!(reference.artifact, "sha256:00");
+            fetched(input, b"\0\x01\x02\xff");
+        }
+        assert_eq!(inputs, [json!({ "path": "a", "base64": "AAEC/w==" })]);
+        assert_eq!(
+            (base64(b""), base64(b"a"), base64(b"ab"), base64(b"abc")),
+            (String::new(), "YQ==".into(), "YWI=".into(), "YWJj".into())
+        );
         let one = python(r#"{"code":"","inputs":[{"path":"a","text":"x"}],"outputs":["*.csv"]}"#);
         assert_eq!(one.expect("it is whole").outputs, ["*.csv"]);
     }

@@ -8,13 +8,14 @@ use nix::sys::resource::Resource;
 use nix::unistd::Uid;
 use tokio::net::unix::pipe;
 
+use crate::bare::Bare;
 use crate::cgroup::Cgroup;
 use crate::limits::{Limits, OWN_PROCESSES};
 use crate::live::{Live, Pipes};
 use crate::profile::{Options, RUNNER_PATH, Shown, WORKSPACE};
 use crate::sandbox::Parts;
 use crate::seats::Seat;
-use crate::spawn::{Launch, number};
+use crate::spawn::{Launch, Program, number};
 
 /// Starts a sandbox, whose runner will wait for requests.
 pub(crate) async fn launch(
@@ -26,6 +27,9 @@ pub(crate) async fn launch(
 ) -> io::Result<Live> {
     let entrances = group.as_ref().map(Cgroup::entrances).transpose()?.unwrap_or_default();
     let root = Uid::effective().is_root();
+    if let Some(bare) = &parts.bare {
+        return launch_bare(parts, bare, limits, seat).await;
+    }
     let (status, status_inside) = outward()?;
     let (frames, frames_inside) = outward()?;
     let (requests_inside, requests) = inward()?;
@@ -43,23 +47,64 @@ pub(crate) async fn launch(
     let launch = Launch {
         program: parts.bwrap.clone(),
         arguments,
+        // The code that it holds could read bwrap's environment.
+        environment: Vec::new(),
+        folder: "/".into(),
         inherit,
         entrances,
         identity: root.then(|| seat.uid()),
         rlimits: rlimits(&limits, group.is_some(), root),
     };
     let mut child = parts.spawner.spawn(launch).await?;
+    let pipes = pipes(&mut child, status, frames, requests)?;
+    Ok(Live::new(child, pipes, group, seat, limits))
+}
+
+/// Starts a runner without any sandbox.
+async fn launch_bare(parts: &Parts, bare: &Bare, limits: Limits, seat: Seat) -> io::Result<Live> {
+    let root = Uid::effective().is_root();
+    let place = bare.place(root.then(|| seat.uid()))?;
+    // Nobody writes to it: there is no bwrap to tell of an end.
+    let (status, _) = outward()?;
+    let (frames, frames_inside) = outward()?;
+    let (requests_inside, requests) = inward()?;
+    let numbers = [number(&requests_inside), number(&frames_inside)];
+    let mut arguments: Vec<OsString> = vec!["-I".into(), bare.runner().into()];
+    arguments.extend(numbers.map(|number| number.to_string().into()));
+    arguments.push(place.folder().into());
+    arguments.extend(parts.imports.iter().map(OsString::from));
+    let launch = Launch {
+        program: parts.python.clone(),
+        arguments,
+        environment: place.environment(),
+        folder: place.folder().to_owned(),
+        inherit: vec![requests_inside, frames_inside],
+        entrances: Vec::new(),
+        identity: root.then(|| seat.uid()),
+        rlimits: rlimits(&limits, false, root),
+    };
+    let mut child = parts.spawner.spawn(launch).await?;
+    let pipes = pipes(&mut child, status, frames, requests)?;
+    Ok(Live::new(child, pipes, None, seat, limits).in_place(place))
+}
+
+/// Our ends of all that leads to and from a child.
+fn pipes(
+    child: &mut Program,
+    status: pipe::Receiver,
+    frames: pipe::Receiver,
+    requests: pipe::Sender,
+) -> io::Result<Pipes> {
     let missing = || io::Error::other("a stream of the child is missing");
     let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
     let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
-    let pipes = Pipes {
+    Ok(Pipes {
         stdout: pipe::Receiver::from_owned_fd(stdout)?,
         stderr: pipe::Receiver::from_owned_fd(stderr)?,
         status,
         frames,
         requests,
-    };
-    Ok(Live::new(child, pipes, group, seat, limits))
+    })
 }
 
 /// A pipe's two ends: the sandbox's, and ours.

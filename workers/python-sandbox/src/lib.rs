@@ -5,6 +5,7 @@
 //! uses, and keeps secrets from it. It is no boundary between hostile tenants: for that, run each
 //! worker in a virtual machine.
 
+mod bare;
 mod capture;
 mod cgroup;
 mod cli;
@@ -36,7 +37,7 @@ pub use frame::MadeFile;
 pub use limits::{Asked, DEFAULT_WALL, GRACE, Limits, MAX_WALL, Size};
 pub use metrics::{Metrics, Running};
 pub use outcome::{ErrorReport, Outcome, Output, Program, Report, Request, Usage};
-pub use packages::Packages;
+pub use packages::{Mode, Packages, PackagesSection};
 pub use probe::{Config, Isolation, Level, Missing, open};
 pub use sandbox::Sandbox;
 pub use sessions::{NoSession, Opening};

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::bare::Place;
 use crate::capture::{Capture, Captured};
 use crate::cgroup::{Cgroup, GroupUsage};
 use crate::frame::{self, Done, Forged, Frame, FrameReader, MadeFile};
@@ -68,6 +70,8 @@ pub(crate) struct Live {
     calls: u64,
     /// Whether one call is all that it is for: then its code may be told to end, and need not come back.
     once: bool,
+    /// Where it is without a sandbox.
+    place: Option<Place>,
 }
 
 /// What ends a call from outside.
@@ -116,7 +120,12 @@ impl Live {
         limits: Limits,
     ) -> Self {
         let (reader, status) = (FrameReader::default(), Vec::new());
-        Self { child, pipes, group, seat, limits, reader, status, calls: 0, once: true }
+        Self { child, pipes, group, seat, limits, reader, status, calls: 0, once: true, place: None }
+    }
+
+    /// The same for one without a sandbox.
+    pub(crate) fn in_place(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// What it may use.
@@ -201,7 +210,7 @@ impl Live {
             stderr: seen.stderr.finish(),
             done: seen.done,
             files: self.reader.take_files(),
-            exit_code: verdict::exit_code(&String::from_utf8_lossy(&self.status)),
+            exit_code: self.exit_code(seen.ended_by_itself),
             oom_kills: self.oom_kills().saturating_sub(oom_before),
             usage: GroupUsage {
                 cpu: used.cpu.map(|cpu| cpu.saturating_sub(before.cpu.unwrap_or_default())),
@@ -230,6 +239,15 @@ impl Live {
                 stuck(still.group, problem)
             }
         }
+    }
+
+    /// As bwrap told it. Without bwrap the runner's own, which says something only of an end of its own.
+    fn exit_code(&mut self, ended_by_itself: bool) -> Option<i32> {
+        if self.place.is_none() || !ended_by_itself {
+            return verdict::exit_code(&String::from_utf8_lossy(&self.status));
+        }
+        let status = self.child.try_wait().ok()??;
+        status.code().or_else(|| status.signal().map(|signal| 128 + signal))
     }
 
     fn oom_kills(&self) -> u64 {

@@ -1,18 +1,20 @@
 //! The worker program: probes the machine, offers what it can hold, and meets a server.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use rollcall_python_sandbox::{
-    Arguments, Config, Isolation, LogFormat, Metrics, Offer, Packages, offer, open,
+    Arguments, Config, Isolation, Level, LogFormat, Metrics, Offer, Packages, offer, open,
 };
 use rollcall_worker_sdk::{ConnectOptions, ServeOptions, Token, Worker, lifeline};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
 /// "Configuration error" of sysexits.h: a supervisor need not start us again as long as nothing
@@ -21,6 +23,9 @@ const NO_ISOLATION: u8 = 78;
 
 /// A configuration that cannot be: "usage" of sysexits.h is what clap answers, too.
 const USAGE: u8 = 2;
+
+/// Whose pip is asked for its index, where no interpreter is named.
+const PYTHON: &str = "/usr/bin/python3";
 
 /// The largest task that is taken in, whatever the server's own bound.
 const MAX_MESSAGE: usize = 17 << 20;
@@ -62,9 +67,11 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let packages = match &settings.wheels {
-        None => None,
-        Some(wheels) => Some(Arc::new(Packages::new(wheels, &settings.packages)?)),
+    let packages = if settings.packages.offers() && !arguments.check && !arguments.unsafe_no_isolation {
+        let python = settings.python.as_deref().unwrap_or(Path::new(PYTHON));
+        Some(Arc::new(Packages::new(&settings.packages, &settings.packages_home, python)?))
+    } else {
+        None
     };
     let config = Config {
         python: settings.python.clone(),
@@ -74,6 +81,7 @@ async fn run(arguments: Arguments) -> io::Result<ExitCode> {
         imports: settings.imports.clone(),
         sessions: settings.sessions,
         packages: packages.as_ref().map(|packages| packages.folder().to_owned()),
+        no_isolation: arguments.unsafe_no_isolation,
     };
     let (sandbox, isolation) = match open(config).await {
         Ok(opened) => opened,
@@ -106,6 +114,8 @@ async fn serve(
         None => Token::from_env()?,
     };
     let worker = worker(arguments, offer, isolation, cut);
+    let _complaints =
+        (isolation.level == Level::None).then(|| AbortOnDropHandle::new(tokio::spawn(complain())));
     info!(isolation = %isolation.level, found = isolation.findings.join("; "), "sandboxes are ready");
     match (&arguments.connect, arguments.listen) {
         (Some(url), _) => {
@@ -120,6 +130,15 @@ async fn serve(
             worker.serve(listener, ServeOptions { token, metrics: Some(Arc::new(page)) }, stop).await
         }
         (None, None) => Ok(()),
+    }
+}
+
+/// Nobody shall forget that nothing holds the code.
+async fn complain() {
+    let mut minutes = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        minutes.tick().await;
+        error!(isolation = "none", "--unsafe-no-isolation: tasks run as plain processes of this machine");
     }
 }
 

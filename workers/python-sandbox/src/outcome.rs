@@ -191,6 +191,8 @@ pub struct Report {
     pub killed: bool,
     /// Its session ended with it.
     pub session_lost: bool,
+    /// `none` where nothing held it.
+    pub isolation: Option<&'static str>,
     /// What it used.
     pub usage: Usage,
 }
@@ -221,6 +223,7 @@ impl Report {
             files: Vec::new(),
             killed: false,
             session_lost: false,
+            isolation: None,
             usage: Usage::default(),
         }
     }

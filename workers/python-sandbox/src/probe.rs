@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::bare::Bare;
 use crate::cgroup::Cgroups;
 use crate::limits::Limits;
 use crate::outcome::{Outcome, Program, Report, Request};
@@ -59,6 +60,8 @@ pub struct Config {
     pub sessions: usize,
     /// Where installed packages are kept, for every sandbox to read.
     pub packages: Option<PathBuf>,
+    /// No sandboxes at all: tasks are plain processes of this machine.
+    pub no_isolation: bool,
 }
 
 impl Default for Config {
@@ -71,6 +74,7 @@ impl Default for Config {
             imports: Vec::new(),
             sessions: 16,
             packages: None,
+            no_isolation: false,
         }
     }
 }
@@ -78,6 +82,8 @@ impl Default for Config {
 /// How well sandboxes hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
+    /// Nothing holds the code. Never accepted as a minimum; whoever wants it types it out.
+    None,
     /// Namespaces, seccomp, a uid of its own under root, and rlimits in place of control groups:
     /// memory is bounded for each process only, and CPU time not at all.
     NoCgroup,
@@ -90,6 +96,7 @@ impl Level {
     /// The word in flags, logs and the registration.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::None => "none",
             Self::NoCgroup => "no-cgroup",
             Self::Full => "full",
         }
@@ -148,6 +155,9 @@ impl std::error::Error for Missing {}
 /// # Errors
 /// The first probe that failed.
 pub async fn open(config: Config) -> Result<(Sandbox, Isolation), Missing> {
+    if config.no_isolation {
+        return open_bare(config).await;
+    }
     let (bwrap, version) = find_bwrap().await?;
     let mut findings = vec![format!("bubblewrap {version} at {}", bwrap.display())];
     let python = python::find(config.python.as_deref()).map_err(|found| Missing {
@@ -177,6 +187,7 @@ pub async fn open(config: Config) -> Result<(Sandbox, Isolation), Missing> {
         shown: shown.into_iter().collect(),
         cgroups,
         spawner,
+        bare: None,
     };
     let sandbox = Sandbox::new(parts, config.warm, config.sessions);
     match try_out(&sandbox, &python).await {
@@ -190,6 +201,37 @@ pub async fn open(config: Config) -> Result<(Sandbox, Isolation), Missing> {
             Err(missing)
         }
     }
+}
+
+/// Starts without any sandbox: nothing is probed but that Python runs.
+async fn open_bare(config: Config) -> Result<(Sandbox, Isolation), Missing> {
+    let cure = "let the worker start programs, and write to the folder for temporary files";
+    let missing = |probe, found| Missing { probe, found, cure };
+    let python = python::find(config.python.as_deref()).map_err(|found| missing("python", found))?;
+    let bare = Bare::new().map_err(|problem| missing("temporary files", problem.to_string()))?;
+    let spawner = Spawner::start().map_err(|problem| missing("spawner", problem.to_string()))?;
+    let parts = Parts {
+        bwrap: PathBuf::new(),
+        python: python.clone(),
+        imports: config.imports,
+        limits: config.limits,
+        filters: [Vec::new(), Vec::new()],
+        shown: Vec::new(),
+        cgroups: None,
+        spawner,
+        bare: Some(bare),
+    };
+    let sandbox = Sandbox::new(parts, config.warm, config.sessions);
+    let report =
+        trial(&sandbox, Program::Python { code: "import platform\nprint(platform.python_version())".into() })
+            .await;
+    if report.outcome != Outcome::Ok {
+        sandbox.close().await;
+        return Err(missing("python", format!("{} {}", report.message, report.stderr.shown(2048).text)));
+    }
+    sandbox.warm_up();
+    let findings = vec![format!("Python {} at {}", report.stdout.shown(64).text.trim(), python.display())];
+    Ok((sandbox, Isolation { level: Level::None, findings }))
 }
 
 /// Finds bwrap on `PATH`, recent enough.

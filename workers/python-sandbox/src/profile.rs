@@ -19,8 +19,8 @@ const INSIDE_ID: &str = "1000";
 /// Where the runner and its helpers lie inside.
 pub(crate) const RUNNER_PATH: &str = "/run/rollcall/runner.py";
 
-/// What runs inside; see the words of each.
-const INSIDE: [(&str, &str); 5] = [
+/// What runs inside, the runner first; see the words of each.
+pub(crate) const INSIDE: [(&str, &str); 5] = [
     (RUNNER_PATH, include_str!("inside/runner.py")),
     ("/run/rollcall/files.py", include_str!("inside/files.py")),
     ("/run/rollcall/rich.py", include_str!("inside/rich.py")),
@@ -46,13 +46,14 @@ pub(crate) const PACKAGES: &str = "/packages";
 pub(crate) const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// The parts of `/etc` that programs need to start; nothing of it is secret.
-const SYSTEM_FILES: [&str; 3] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime"];
+const SYSTEM_FILES: [&str; 4] = ["/etc/alternatives", "/etc/fonts", "/etc/ld.so.cache", "/etc/localtime"];
 
 /// Programs look root up by its number, although nobody is root here.
 const PASSWD: &[u8] = b"root:x:0:0:root:/:/bin/false\nsandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n";
 const GROUP: &[u8] = b"root:x:0:\nsandbox:x:1000:\n";
 
-const ENVIRONMENT: [(&str, &str); 7] = [
+/// All that the code finds in its environment.
+pub(crate) const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),
     ("HOME", WORKSPACE),
     ("USER", "sandbox"),

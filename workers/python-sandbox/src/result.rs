@@ -37,6 +37,9 @@ struct Result<'a> {
     results: Vec<Value>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     session_lost: bool,
+    /// Said only where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolation: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -69,6 +72,7 @@ pub(crate) fn fill(end: TaskEnd, report: &Report, stored: &[StoredArtifact]) -> 
         error: report.error.as_ref().map(cut_error),
         results,
         session_lost: report.session_lost,
+        isolation: report.isolation,
     })
     .with_usage(usage(report))
 }
@@ -91,6 +95,9 @@ pub(crate) fn fill_answer(end: TaskEnd, report: &Report, stored: &[StoredArtifac
     }
     if report.session_lost {
         fields.insert("session_lost".into(), json!(true));
+    }
+    if let Some(isolation) = report.isolation {
+        fields.insert("isolation".into(), json!(isolation));
     }
     end.with_output(&fields).with_usage(usage(report))
 }

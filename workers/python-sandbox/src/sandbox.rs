@@ -12,12 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use crate::bare::Bare;
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::launch::launch;
 use crate::limits::{Limits, MAX_WALL};
 use crate::live::{Called, Live, Stops};
 use crate::outcome::{Outcome, Output, Report, Request, Usage};
 use crate::pool::Pool;
+use crate::probe::Level;
 use crate::profile::Shown;
 use crate::seats::{Seat, Seats};
 use crate::sessions::{NoSession, Opening, Session, Sessions};
@@ -39,6 +41,8 @@ pub(crate) struct Parts {
     /// Absent at the level `no-cgroup`.
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) spawner: Spawner,
+    /// Present where the operator wants no isolation at all.
+    pub(crate) bare: Option<Bare>,
 }
 
 /// Makes sandboxes. Cheap to clone; the clones share everything.
@@ -153,6 +157,16 @@ impl Sandbox {
         run.await.unwrap_or_else(|problem| Ok(Report::failed(format!("a bug in the worker: {problem}"))))
     }
 
+    /// The names of the sessions that are open.
+    pub fn session_names(&self) -> Vec<String> {
+        self.0.sessions.names()
+    }
+
+    /// What the packages of a session take, in bytes, after `more` were added.
+    pub(crate) fn packages_of(&self, session: &str, more: u64) -> u64 {
+        self.0.sessions.packages(session, more)
+    }
+
     /// Whether there is a session of this name.
     pub fn has_session(&self, session: &str) -> bool {
         self.0.sessions.find(session).is_some()
@@ -186,11 +200,11 @@ impl Shared {
             || Stops { cancel: &stop, closing: &self.closing, deadline: begun + request.wall.min(MAX_WALL) };
         let mut live = match self.obtain(request.limits, &more, stops()).await {
             Ok(live) => live,
-            Err(report) => return timed(*report, begun),
+            Err(report) => return self.labelled(*report, begun),
         };
         let called = live.call(&request.asked(), &output, stops()).await;
         self.bury(live);
-        timed(report(called), begun)
+        self.labelled(report(called), begun)
     }
 
     async fn run_in(
@@ -216,7 +230,7 @@ impl Shared {
                 }
                 Err(mut report) => {
                     report.session_lost = true;
-                    return Ok(timed(*report, begun));
+                    return Ok(self.labelled(*report, begun));
                 }
             }
         }
@@ -228,7 +242,7 @@ impl Shared {
         }
         let mut report = report(called);
         report.session_lost = !usable;
-        Ok(timed(report, begun))
+        Ok(self.labelled(report, begun))
     }
 
     /// The session of a name, begun if it may be.
@@ -328,6 +342,13 @@ impl Shared {
         live.map_err(|problem| format!("cannot start the sandbox: {problem}"))
     }
 
+    /// How long it took, and that nothing held it where that is so.
+    fn labelled(&self, mut report: Report, begun: Instant) -> Report {
+        report.usage.wall = begun.elapsed();
+        report.isolation = self.parts.bare.is_some().then(|| Level::None.as_str());
+        report
+    }
+
     /// Ends a sandbox while nobody waits for it.
     fn bury(self: &Arc<Self>, live: Live) {
         let shared = Arc::clone(self);
@@ -352,11 +373,6 @@ impl Shared {
     fn lock_stuck(&self) -> std::sync::MutexGuard<'_, Vec<(Cgroup, Seat)>> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn timed(mut report: Report, begun: Instant) -> Report {
-    report.usage.wall = begun.elapsed();
-    report
 }
 
 /// What is told of a call.
@@ -386,6 +402,7 @@ fn report(called: Called) -> Report {
         files: called.files,
         killed: called.killed,
         session_lost: false,
+        isolation: None,
         usage: Usage {
             cpu: called.usage.cpu,
             peak_memory: called.usage.peak_memory,

@@ -45,9 +45,16 @@ fn inputs() -> Value {
         "type": "array", "maxItems": MOST_FILES, "description": "files to put into /workspace before",
         "items": {
             "type": "object",
-            "properties": { "path": path("below /workspace"), "text": { "type": "string" }, "base64": { "type": "string" } },
+            "properties": {
+                "path": path("below /workspace"), "text": { "type": "string" }, "base64": { "type": "string" },
+                "artifact": {
+                    "type": "object", "required": ["$artifact"],
+                    "properties": { "$artifact": { "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" } },
+                    "description": "a file that was uploaded with POST /v1/artifacts, or made by another task"
+                }
+            },
             "required": ["path"],
-            "oneOf": [{ "required": ["text"] }, { "required": ["base64"] }],
+            "oneOf": [{ "required": ["text"] }, { "required": ["base64"] }, { "required": ["artifact"] }],
             "additionalProperties": false
         }
     })

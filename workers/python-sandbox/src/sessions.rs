@@ -1,6 +1,7 @@
 //! Sandboxes that live on between calls, each under a name, until nobody has used it for a while.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) live: tokio::sync::Mutex<Option<Live>>,
     idle_until: Mutex<(Instant, Duration)>,
     ended: CancellationToken,
+    /// What its packages take, in bytes.
+    packages: AtomicU64,
 }
 
 impl Session {
@@ -79,6 +82,16 @@ impl Sessions {
         lock(&self.all).len()
     }
 
+    /// What the packages of a session take, in bytes, after `more` were added.
+    pub(crate) fn packages(&self, name: &str, more: u64) -> u64 {
+        self.find(name).map_or(0, |session| session.packages.fetch_add(more, Ordering::Relaxed) + more)
+    }
+
+    /// Their names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        lock(&self.all).keys().cloned().collect()
+    }
+
     /// The session of this name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Session>> {
         lock(&self.all).get(name).cloned()
@@ -97,6 +110,7 @@ impl Sessions {
             live: tokio::sync::Mutex::default(),
             idle_until: Mutex::new((Instant::now() + ttl, ttl)),
             ended: CancellationToken::new(),
+            packages: AtomicU64::new(0),
         });
         all.insert(name.to_owned(), Arc::clone(&session));
         Ok(session)

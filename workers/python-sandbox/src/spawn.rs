@@ -28,13 +28,17 @@ const WAITING_ORDERS: usize = 64;
 const OOM_SCORE: &[u8] = b"500";
 const OOM_SCORE_FILE: &CStr = c"/proc/self/oom_score_adj";
 
-/// A process to start, with an empty environment, in the folder `/`.
+/// A process to start.
 #[derive(Debug)]
 pub(crate) struct Launch {
     /// The program file.
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<OsString>,
+    /// All that is in its environment.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Where it starts.
+    pub(crate) folder: PathBuf,
     /// Descriptors that it inherits under their numbers. Closed here once it has started.
     pub(crate) inherit: Vec<OwnedFd>,
     /// `cgroup.procs` files that it enters.
@@ -119,11 +123,11 @@ fn serve(orders: &Receiver<Order>, runtime: &Handle) {
 }
 
 fn start(launch: Launch) -> io::Result<Program> {
-    let Launch { program, arguments, inherit, entrances, identity, rlimits } = launch;
+    let Launch { program, arguments, environment, folder, inherit, entrances, identity, rlimits } = launch;
     let mut command = std::process::Command::new(program);
     // A group of its own: a signal for the worker's whole group (Ctrl-C) is for the worker to obey,
     // which then ends its sandboxes in order.
-    command.args(arguments).env_clear().current_dir("/").process_group(0);
+    command.args(arguments).env_clear().envs(environment).current_dir(folder).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let in_child = move || {
         enter(&entrances)?;

@@ -64,7 +64,8 @@ pub fn offer(worker: WorkerBuilder, offer: &Offer) -> WorkerBuilder {
         (schemas::code_analyze(), Place::Anywhere, inputs::analyze),
     ];
     let sandbox = offer.sandbox.clone();
-    let worker = worker.on_session_end(move |session| {
+    let held = sandbox.clone();
+    let worker = worker.sessions(move || held.session_names()).on_session_end(move |session| {
         // One that has ended already is no event.
         sandbox.end_session(session);
     });
@@ -88,7 +89,10 @@ impl Offer {
             let offer = offer.clone();
             Box::pin(async move {
                 let end = match offer.request(place, read, &task) {
-                    Ok(request) => offer.execute(place, request, &task, &context).await,
+                    Ok(mut request) => match fetch(&mut request.inputs, &context).await {
+                        Ok(()) => offer.execute(place, request, &task, &context).await,
+                        Err(problem) => TaskEnd::failed(*problem),
+                    },
                     Err(end) => *end,
                 };
                 offer.with_session(end, &task)
@@ -104,15 +108,17 @@ impl Offer {
         move |task, context| {
             let (offer, packages) = (offer.clone(), Arc::clone(&packages));
             Box::pin(async move {
+                let Some(session) = task.session.clone() else { return *needs_session(&task) };
                 let names = match inputs::packages(task.input.get()) {
-                    Ok(_) if task.session.is_none() => return *needs_session(&task),
                     Ok(names) => names,
                     Err(problem) => {
                         return offer.with_session(refused("invalid_input", &problem), &task);
                     }
                 };
+                let has = offer.sandbox.packages_of(&session, 0);
                 let running = offer.metrics.begin();
-                let installed = packages.install(&offer.sandbox, names, wall(&task), context.cancellation());
+                let installed =
+                    packages.install(&offer.sandbox, names, has, wall(&task), context.cancellation());
                 let (report, set) = installed.await;
                 drop(running);
                 let Some(set) = set else {
@@ -121,6 +127,9 @@ impl Offer {
                 let request = offer.plain(set.use_it(), &task);
                 let used = offer.execute(Place::Session, request, &task, &context).await;
                 let succeeded = used.status == rollcall_worker_sdk::Status::Succeeded;
+                if succeeded {
+                    offer.sandbox.packages_of(&session, set.size);
+                }
                 let end = if succeeded { offer.end(report, &context).await } else { used };
                 offer.with_session(end, &task)
             })
@@ -225,6 +234,17 @@ fn ttl(task: &Task) -> Duration {
 
 fn wall(task: &Task) -> Duration {
     if task.deadline.is_zero() { DEFAULT_WALL } else { task.deadline }
+}
+
+/// Fetches the files that inputs refer to.
+async fn fetch(files: &mut [serde_json::Value], context: &TaskContext) -> Result<(), Box<TaskError>> {
+    let mut left = inputs::FETCHED_ALL;
+    for (input, reference) in inputs::to_fetch(files) {
+        let bytes = context.fetch(&reference, inputs::FETCHED_MOST.min(left)).await.map_err(Box::new)?;
+        left -= bytes.len();
+        inputs::fetched(input, &bytes);
+    }
+    Ok(())
 }
 
 /// Hands files to the server, under names of which each is used once.

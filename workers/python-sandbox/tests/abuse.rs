@@ -20,7 +20,7 @@ fn small() -> Limits {
 }
 
 #[tokio::test]
-async fn a_memory_bomb_is_killed_at_its_limit() {
+async fn s03_a_memory_bomb_is_killed_at_its_limit() {
     let sandbox = sandbox_with(small()).await;
     let report = run(&sandbox, python("x = []\nfor _ in range(1000): x.append(bytearray(1 << 20))")).await;
     assert_eq!(report.outcome, Outcome::OutOfMemory, "{}", stderr(&report));
@@ -28,7 +28,7 @@ async fn a_memory_bomb_is_killed_at_its_limit() {
 }
 
 #[tokio::test]
-async fn children_killed_for_memory_are_told_although_their_parent_ends_well() {
+async fn s03_children_killed_for_memory_are_told_although_their_parent_ends_well() {
     let code = "
 import os
 for _ in range(3):
@@ -42,7 +42,7 @@ for _ in range(3):
 }
 
 #[tokio::test]
-async fn a_fork_bomb_is_bounded_and_gone_afterwards() {
+async fn s02_a_fork_bomb_is_bounded_and_gone_afterwards() {
     guard::harness();
     let limits = Limits { processes: 32, ..Limits::default() };
     let sandbox = sandbox_with(limits).await;
@@ -80,15 +80,11 @@ print(made)
 }
 
 #[tokio::test]
-async fn endless_output_is_counted_and_ended_and_memory_stays_flat() {
-    let sandbox = sandbox().await;
-    let before = resident_bytes();
-    let report = run(&sandbox, shell("yes & yes 1>&2")).await;
+async fn s04_endless_output_is_counted_and_ended() {
+    let report = run(&sandbox().await, shell("yes & yes 1>&2")).await;
     assert_eq!(report.outcome, Outcome::OutputLimit);
     assert!(report.stdout.total.max(report.stderr.total) > 64 * MIB);
     assert!(report.stdout.shown(4096).dropped > 0);
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 24 * MIB, "grew by {grown} bytes beside the other tests");
 }
 
 #[tokio::test]
@@ -103,7 +99,7 @@ async fn long_output_keeps_its_head_and_its_tail() {
 }
 
 #[tokio::test]
-async fn full_disks_are_told_and_count_as_memory() {
+async fn s05_full_disks_are_told_and_count_as_memory() {
     let sandbox = sandbox_with(small()).await;
     let fill = |path: &str| {
         python(&format!("with open('{path}/f', 'wb') as f:\n    for _ in range(64): f.write(bytes(1 << 20))"))
@@ -115,7 +111,7 @@ async fn full_disks_are_told_and_count_as_memory() {
 }
 
 #[tokio::test]
-async fn nothing_on_the_network_can_be_reached() {
+async fn s07_nothing_on_the_network_can_be_reached() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let code = format!(
@@ -155,7 +151,7 @@ for family, kind, protocol in [(40, 1, 0), (16, 3, 0), (17, 3, 0), (socket.AF_IN
 }
 
 #[tokio::test]
-async fn the_hosts_secrets_are_nowhere_to_be_found() {
+async fn s06_the_hosts_secrets_are_nowhere_to_be_found() {
     // Cargo gives test programs such names; they stand for a token in the worker's environment.
     let canary = "CARGO_MANIFEST_DIR";
     assert!(std::env::var_os(canary).is_some());
@@ -194,7 +190,7 @@ async fn the_system_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn no_new_namespace_mount_device_or_privilege_is_had() {
+async fn s15_no_new_namespace_mount_device_or_privilege_is_had() {
     let code = r#"
 import ctypes, errno, os, platform
 libc = ctypes.CDLL(None, use_errno=True)
@@ -226,22 +222,15 @@ try:
 except OSError:
     pass
 print(open("/proc/self/status").read().split("CapEff:")[1].split()[0], os.getuid())
-import fcntl, termios
-master, slave = os.openpty()
-for request in (termios.TIOCSTI, getattr(termios, "TIOCLINUX", 0x541C)):
-    try:
-        fcntl.ioctl(slave, request, b"x"); print("typed")
-    except PermissionError:
-        print("mute")
 "#;
     let report = run(&sandbox().await, python(code)).await;
-    assert_eq!(stdout(&report), "{}\n0000000000000000 1000\nmute\nmute\n", "{}", stderr(&report));
+    assert_eq!(stdout(&report), "{}\n0000000000000000 1000\n", "{}", stderr(&report));
     let nested = run(&sandbox().await, shell("bwrap --ro-bind / / --unshare-user true")).await;
     assert_ne!(nested.outcome, Outcome::Ok, "a sandbox in the sandbox would have capabilities");
 }
 
 #[tokio::test]
-async fn other_processes_of_the_machine_are_out_of_reach() {
+async fn s08_other_processes_of_the_machine_are_out_of_reach() {
     let mut canary =
         tokio::process::Command::new("sleep").arg("60").kill_on_drop(true).spawn().expect("a process");
     let pid = canary.id().expect("it runs");
@@ -254,6 +243,14 @@ for pid in ({pid}, {own}):
         print('killed', pid)
     except ProcessLookupError:
         print('nobody')
+import ctypes, errno, platform
+libc = ctypes.CDLL(None, use_errno=True)
+ptrace, readv = (101, 310) if platform.machine() == 'x86_64' else (117, 270)
+for number in (ptrace, readv):
+    for pid in (1, {pid}):
+        ctypes.set_errno(0)
+        answer = libc.syscall(number, *((16, pid) if number == ptrace else (pid, 0, 0, 0, 0, 0)))
+        if answer != -1 or ctypes.get_errno() != errno.EPERM: print('reached', number, pid)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 try:
     os.kill(-1, signal.SIGTERM)
@@ -296,7 +293,7 @@ async fn a_sandbox_is_not_root_on_the_host_and_holds_no_descriptor_of_ours() {
 }
 
 #[tokio::test]
-async fn a_forged_frame_is_the_codes_own_failure() {
+async fn s14_a_forged_frame_is_the_codes_own_failure() {
     let sandbox = sandbox().await;
     let print_it = "import struct, sys\nbody = b'{\"value\":\"forged\"}'\n\
                     sys.stdout.buffer.write(struct.pack('>I', len(body)) + body)";
@@ -349,7 +346,7 @@ except RuntimeError:
 }
 
 #[tokio::test]
-async fn a_sandbox_outlives_the_thread_that_asked_for_it() {
+async fn s20_a_sandbox_outlives_the_thread_that_asked_for_it() {
     let sandbox = sandbox().await;
     let heard = Heard::default();
     let cancel = CancellationToken::new();
@@ -372,14 +369,8 @@ async fn an_orphan_that_holds_the_output_open_does_not_hold_up_the_result() {
     eventually("the orphan is gone", || processes_with(&marker).is_empty()).await;
 }
 
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a known line");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
 #[tokio::test]
-async fn a_million_files_and_one_of_sixty_terabytes_hurt_nobody() {
+async fn s05_a_million_files_and_one_of_sixty_terabytes_hurt_nobody() {
     let sandbox = sandbox_with(small()).await;
     let many = "for i in range(1_000_000): open(f'/workspace/{i}', 'x').close()";
     let report = run(&sandbox, within(Duration::from_secs(15), python(many))).await;
@@ -390,26 +381,87 @@ async fn a_million_files_and_one_of_sixty_terabytes_hurt_nobody() {
     let report = run(&sandbox, python(sparse)).await;
     assert_eq!(stdout(&report), "0\n", "{}", stderr(&report));
     assert_eq!(run(&sandbox, python("print(1)")).await.outcome, Outcome::Ok, "the slot is usable again");
+    // What a kernel frees slowly is waited for, and no slot stays out of service.
     sandbox.close().await;
+    assert_eq!(sandbox.stuck(), 0);
 }
 
 #[tokio::test]
-async fn one_line_of_a_gigabyte_is_cut_while_it_comes() {
+async fn s10_code_that_will_not_end_is_ended_within_its_limit_and_the_grace() {
     let sandbox = sandbox().await;
-    let before = resident_bytes();
-    let code = "import sys\npiece = 'x' * (1 << 20)\nfor _ in range(1024): sys.stdout.write(piece)";
-    let report = run(&sandbox, python(code)).await;
-    assert_eq!(report.outcome, Outcome::OutputLimit);
-    assert!(report.stdout.shown(4096).dropped > 60 * MIB);
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 24 * MIB, "grew by {grown} bytes beside the other tests");
+    let (limit, grace) = (Duration::from_secs(1), Duration::from_secs(2));
+    for code in [
+        // Never back in the interpreter, where a signal would be heard.
+        "sum(range(10**12))",
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    ] {
+        let begun = std::time::Instant::now();
+        let report = run(&sandbox, within(limit, python(code))).await;
+        assert_eq!(report.outcome, Outcome::Timeout, "{code}");
+        // What is told of the run, not what this busy machine took to tell it.
+        let most = limit + grace + Duration::from_millis(500);
+        assert!(report.usage.wall < most || begun.elapsed() > most * 2, "{code}: {:?}", report.usage.wall);
+    }
 }
 
 #[tokio::test]
-async fn a_busy_loop_in_c_ends_within_its_limit_and_the_grace() {
-    let begun = std::time::Instant::now();
-    let request = within(Duration::from_secs(1), python("while True: sum(range(10**9))"));
-    let report = run(&sandbox().await, request).await;
-    assert_eq!(report.outcome, Outcome::Timeout);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+async fn s09_whoever_outlives_a_good_end_is_gone_with_the_result() {
+    let marker = format!("79{}", std::process::id());
+    let code = format!(
+        "
+import os, signal, subprocess, sys
+for number in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+            os.closerange(0, 256)
+            os.execvp('sleep', ['sleep', '{marker}'])
+        os._exit(0)
+    os.wait()
+print('done')
+"
+    );
+    let sandbox = sandbox().await;
+    let report = run(&sandbox, python(&code)).await;
+    assert_eq!((report.outcome, stdout(&report).as_str()), (Outcome::Ok, "done\n"), "{}", stderr(&report));
+    assert!(processes_with(&marker).is_empty(), "the result is here, and so are they");
+}
+
+#[tokio::test]
+async fn s16_nothing_is_typed_into_a_terminal() {
+    let code = r#"
+import fcntl, os, struct, termios
+master, slave = os.openpty()
+for request in (termios.TIOCSTI, getattr(termios, "TIOCLINUX", 0x541C), 0x100000000 | termios.TIOCSTI):
+    try:
+        fcntl.ioctl(slave, request, b"x")
+        print("typed")
+    except (PermissionError, OverflowError):
+        print("mute")
+queued = struct.unpack("i", fcntl.ioctl(slave, termios.FIONREAD, b"\0" * 4))[0]
+print(queued)
+try:
+    os.open("/dev/tty", os.O_RDWR)
+    print("a terminal")
+except OSError:
+    print("none of ours")
+"#;
+    let report = run(&sandbox().await, python(code)).await;
+    assert_eq!(stdout(&report), "mute\nmute\nmute\n0\nnone of ours\n", "{}", stderr(&report));
+}
+
+#[tokio::test]
+async fn what_a_sandbox_still_sees_of_the_machine_is_what_the_documentation_says() {
+    let page = include_str!("../../../docs/sandbox.md");
+    for named in ["/proc/meminfo", "uptime", "the kernel's version", "mountinfo"] {
+        assert!(page.contains(named), "docs/sandbox.md does not tell of {named}");
+    }
+    let script = "head -c 9 /proc/meminfo; echo; test -r /proc/uptime && uname -r; \
+                  grep -c /home /proc/self/mountinfo; mkfifo fifo && echo fifo";
+    let report = run(&sandbox().await, shell(script)).await;
+    let told = stdout(&report);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!((lines[0], lines[2], lines[3]), ("MemTotal:", "0", "fifo"), "{told}");
 }

@@ -1,44 +1,155 @@
 //! What many runs leave behind: nothing. A test program of its own, since it counts what its process
-//! and the machine hold.
+//! and the machine hold, and what its own memory is.
 
 mod common;
 
-use common::{command, eventually, processes_with, python, run, sandbox, shell, within};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{asking, command, eventually, processes_with, python, quiet, run, sandbox_as, shell, within};
+use rollcall_python_sandbox::{Config, Limits, Opening, Outcome, Program, Sandbox};
+use tokio_util::sync::CancellationToken;
+
+/// Runs in a row, and how many of them at once.
+const RUNS: usize = 1_000;
+const AT_ONCE: usize = 8;
+
+/// One test after the other: what one has open is nothing that the other may count.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[tokio::test]
-async fn twenty_runs_leave_no_group_process_mount_or_descriptor() {
-    let sandbox = sandbox().await;
-    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("procfs").lines().count();
-    let open_files = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
+async fn s22_a_thousand_runs_leave_no_group_process_mount_descriptor_or_uid() {
+    let _alone = ALONE.lock().await;
+    let sandbox = sandbox_as(Config { warm: AT_ONCE / 2, ..Config::default() }).await;
     let groups = own_groups();
     assert!(!groups.is_empty(), "the folders of this process are there");
-    let nothing_runs = || groups.iter().all(|group| children(group).is_empty());
-    eventually("the trial is cleared away", nothing_runs).await;
-    let before = (mounts(), open_files());
+    let idle = || groups.iter().map(|group| children(group).len()).max() == Some(AT_ONCE / 2);
+    sandbox.is_warm().await;
+    eventually("the trial is cleared away", idle).await;
+    let before = held();
     let marker = format!("74{}", std::process::id());
-    for round in 0..20 {
-        let request = match round % 5 {
-            0 => python("print(1)"),
-            1 => python("1 / 0"),
-            2 => shell(&format!("setsid sleep {marker} & exit 3")),
-            3 => command(&["cat"], "text"),
-            _ => within(Duration::from_millis(150), shell(&format!("sleep {marker}"))),
-        };
-        run(&sandbox, request).await;
-        assert!(processes_with(&marker).is_empty(), "round {round}");
-    }
+    let lanes = (0..AT_ONCE).map(|lane| {
+        let (sandbox, marker) = (sandbox.clone(), marker.clone());
+        async move {
+            for round in (lane..RUNS).step_by(AT_ONCE) {
+                one_of_many(&sandbox, round, &marker).await;
+            }
+        }
+    });
+    futures_util::future::join_all(lanes).await;
+    assert!(processes_with(&marker).is_empty());
     // What sandboxes were made of goes away after the answers.
-    eventually("no group is left", nothing_runs).await;
-    assert_eq!((mounts(), open_files()), before);
-    assert_eq!(sandbox.stuck(), 0);
-    let pid = std::process::id();
-    let threads = format!("/proc/{pid}/task/{pid}/children");
-    assert_eq!(std::fs::read_to_string(threads).unwrap_or_default(), "", "no child, not even a zombie");
+    sandbox.is_warm().await;
+    eventually("only what is warm is left", idle).await;
+    eventually("all is as it was", || held() == before).await;
+    assert_eq!((sandbox.stuck(), sandbox.sessions()), (0, 0));
+    // The numbers of its uids are free again, or this many could not run at once.
+    let holders = (0..64).map(|_| run(&sandbox, python("print(1)")));
+    for report in futures_util::future::join_all(holders).await {
+        assert_eq!(report.outcome, Outcome::Ok, "{}", report.message);
+    }
     sandbox.close().await;
+    let children = format!("/proc/{0}/task/{0}/children", std::process::id());
+    assert_eq!(std::fs::read_to_string(children).unwrap_or_default(), "", "no child, not even a zombie");
     drop(sandbox);
     assert_eq!(own_groups(), Vec::<PathBuf>::new());
+}
+
+/// A run of some kind, and what must come of it.
+async fn one_of_many(sandbox: &Sandbox, round: usize, marker: &str) {
+    let (request, outcome) = match round % 10 {
+        0..=5 => (python("print(1)"), Outcome::Ok),
+        6 => (python("1 / 0"), Outcome::Error),
+        7 => (shell(&format!("setsid sleep {marker} & exit 3")), Outcome::Exit),
+        8 => (command(&["cat"], "text"), Outcome::Ok),
+        _ => (python("import os; os.kill(os.getpid(), 11)"), Outcome::Signal),
+    };
+    let report = run(sandbox, request).await;
+    assert_eq!(report.outcome, outcome, "round {round}: {}", report.message);
+}
+
+#[tokio::test]
+async fn s01_a_warm_start_is_faster_than_a_cold_one() {
+    let _alone = ALONE.lock().await;
+    let cold = sandbox_as(Config::default()).await;
+    let warm = sandbox_as(Config { warm: 2, ..Config::default() }).await;
+    let (mut of_cold, mut of_warm) = (Vec::new(), Vec::new());
+    for _ in 0..9 {
+        warm.is_warm().await;
+        for (sandbox, times) in [(&cold, &mut of_cold), (&warm, &mut of_warm)] {
+            let begun = Instant::now();
+            let report = run(sandbox, python("print(1)")).await;
+            times.push(begun.elapsed());
+            assert_eq!((report.outcome, report.stdout.shown(9).text.as_str()), (Outcome::Ok, "1\n"));
+        }
+    }
+    of_cold.sort_unstable();
+    of_warm.sort_unstable();
+    assert!(of_warm[4] < of_cold[4], "warm {of_warm:?}, cold {of_cold:?}");
+    cold.close().await;
+    warm.close().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_given_up_while_it_is_made_leaves_nobody_behind() {
+    let _alone = ALONE.lock().await;
+    // bwrap names the modules to load on its command line; nobody else has this one there.
+    let marker = format!("no_such_module_{}", std::process::id());
+    let sandbox = Arc::new(sandbox_as(Config { imports: vec![marker.clone()], ..Config::default() }).await);
+    eventually("the trial is over", || processes_with(&marker).is_empty()).await;
+    for age in 0..150_u64 {
+        let cancel = CancellationToken::new();
+        let run = sandbox.run(python("import time\ntime.sleep(60)"), quiet(), &cancel);
+        let stop = async {
+            tokio::time::sleep(Duration::from_micros(age * 200)).await;
+            cancel.cancel();
+        };
+        let (report, ()) = tokio::join!(run, stop);
+        assert_eq!(report.outcome, Outcome::Cancelled, "after {age} steps: {}", report.message);
+    }
+    eventually("nobody is left of them", || processes_with(&marker).is_empty()).await;
+    sandbox.close().await;
+}
+
+#[tokio::test]
+async fn sessions_that_come_and_go_leave_nothing_either() {
+    let _alone = ALONE.lock().await;
+    let sandbox = sandbox_as(Config { warm: 1, ..Config::default() }).await;
+    sandbox.is_warm().await;
+    let groups = own_groups();
+    let idle = || groups.iter().map(|group| children(group).len()).max() == Some(1);
+    eventually("the trial is cleared away", idle).await;
+    let before = held();
+    for round in 0..20 {
+        let name = format!("s{}", round % 5);
+        let code = if round % 4 == 3 { "import os; os._exit(9)" } else { "x = 1" };
+        let request = asking(Program::Python { code: code.into() });
+        let opening = if round % 7 == 0 { Opening::New } else { Opening::Either };
+        let (ttl, cancel) = (Duration::from_millis(300), CancellationToken::new());
+        let report = sandbox.call(&name, opening, ttl, request, quiet(), &cancel).await;
+        report.expect("there is room");
+    }
+    eventually("they have idled out", || sandbox.sessions() == 0).await;
+    sandbox.is_warm().await;
+    eventually("only what is warm is left", idle).await;
+    eventually("all is as it was", || held() == before).await;
+    sandbox.close().await;
+}
+
+#[tokio::test]
+async fn a_task_whose_time_is_over_while_its_sandbox_is_made_is_told_so() {
+    let _alone = ALONE.lock().await;
+    let sandbox = common::sandbox_with(Limits::default()).await;
+    let report = run(&sandbox, within(Duration::from_millis(1), python("print(1)"))).await;
+    assert_eq!(report.outcome, Outcome::Timeout, "{}", report.message);
+    sandbox.close().await;
+}
+
+/// Mounts and descriptors of this process.
+fn held() -> (usize, usize) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs").lines().count();
+    (mounts, std::fs::read_dir("/proc/self/fd").expect("procfs").count())
 }
 
 /// The folders in which this process makes its control groups.

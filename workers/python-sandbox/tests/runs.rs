@@ -61,7 +61,21 @@ async fn a_syntax_error_points_at_the_line() {
 }
 
 #[tokio::test]
-async fn code_that_no_file_could_hold_is_a_clear_error() {
+async fn s12_what_no_command_line_holds_goes_through_standard_input() {
+    let sandbox = sandbox().await;
+    let long = "x".repeat(200 << 10);
+    let report = run(&sandbox, command(&["echo", &long], "")).await;
+    assert_eq!(report.outcome, Outcome::Error, "{}", report.message);
+    assert_eq!(report.error.expect("an error").kind, "CommandNotStarted");
+    let report = run(&sandbox, command(&["wc", "-c"], &"y".repeat(3 << 20))).await;
+    assert_eq!(stdout(&report).trim(), (3 << 20).to_string());
+    let report =
+        run(&sandbox, python("# -*- coding: utf-8 -*-\nx = '\u{e9}'\nprint(x, ascii('\\udce9'))")).await;
+    assert_eq!(stdout(&report), "\u{e9} '\\udce9'\n", "{}", stderr(&report));
+}
+
+#[tokio::test]
+async fn s12_code_that_no_file_could_hold_is_a_clear_error() {
     let report = run(&sandbox().await, python("print(1)\0")).await;
     assert_eq!(report.outcome, Outcome::Error);
     assert!(report.error.expect("an error").message.contains("null bytes"));
@@ -146,7 +160,7 @@ async fn one_megabyte_of_code_runs() {
 }
 
 #[tokio::test]
-async fn a_time_limit_ends_the_whole_tree() {
+async fn s09_a_daemon_in_the_classic_way_ends_with_its_task() {
     let marker = format!("70{}", std::process::id());
     // A daemon in the classic way: two forks, a session of its own, no stream held, no signal heeded.
     let script = format!(
@@ -168,7 +182,7 @@ async fn a_program_may_clear_up_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_stopped_process_is_killed_all_the_same() {
+async fn s10_a_stopped_process_is_killed_all_the_same() {
     let code = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)";
     let report = run(&sandbox().await, within(Duration::from_millis(800), python(code))).await;
     assert_eq!(report.outcome, Outcome::Timeout);
@@ -284,14 +298,14 @@ async fn cpythons_own_tests_pass_inside() {
 }
 
 #[tokio::test]
-async fn output_that_would_move_a_terminal_is_passed_on_as_it_is() {
+async fn s23_output_that_would_move_a_terminal_is_passed_on_as_it_is() {
     let code = "print('\\x1b[31m\\x1b]52;c;aGk=\\x07\\u202e\\x00', end='')";
     let report = run(&sandbox().await, python(code)).await;
     assert_eq!(stdout(&report), "\u{1b}[31m\u{1b}]52;c;aGk=\u{7}\u{202e}\0", "escaping is for who shows it");
 }
 
 #[tokio::test]
-async fn three_megabytes_of_code_run_and_a_mark_of_byte_order_is_no_error() {
+async fn s12_three_megabytes_of_code_run_and_a_mark_of_byte_order_is_no_error() {
     let code = format!("x = '''{}'''\nprint(len(x))", "y".repeat(3 << 20));
     let report = run(&sandbox().await, python(&code)).await;
     assert_eq!(stdout(&report).trim(), (3 << 20).to_string(), "{}", stderr(&report));

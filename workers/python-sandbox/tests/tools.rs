@@ -56,7 +56,7 @@ async fn a_session_remembers_names_and_files_as_a_notebook_does() {
 }
 
 #[tokio::test]
-async fn two_sessions_are_strangers() {
+async fn s17_two_sessions_are_strangers() {
     let sandbox = sandbox().await;
     let marker = format!("77{}", std::process::id());
     let open = format!(
@@ -197,7 +197,7 @@ async fn warm_sandboxes_serve_one_task_each_and_are_made_anew() {
 }
 
 #[tokio::test]
-async fn a_cancel_finds_a_sandbox_at_every_age() {
+async fn s11_a_cancel_finds_a_sandbox_at_every_age() {
     let sandbox = sandbox().await;
     for wait in [0, 5, 15, 30, 60, 120] {
         let cancel = CancellationToken::new();
@@ -271,7 +271,7 @@ async fn files_of_a_session_are_written_read_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn no_path_leads_out_of_the_workspace_and_none_hangs() {
+async fn s13_no_path_leads_out_of_the_workspace_and_none_hangs() {
     let sandbox = sandbox().await;
     let make = "
 import os, socket

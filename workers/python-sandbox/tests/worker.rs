@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::index::Index;
 use common::link::{PROGRAM, TOKEN, Worker, call, text};
 use common::{eventually, processes_with, wheels};
 use nix::sys::signal::{Signal, kill};
@@ -101,7 +102,38 @@ async fn a_task_ends_by_its_limit_or_by_a_cancel_with_what_it_wrote() {
 }
 
 #[tokio::test]
-async fn sandboxes_die_with_a_killed_worker() {
+async fn s04_however_much_is_printed_the_worker_stays_as_small_as_it_was() {
+    let worker = Worker::start().await;
+    let (mut link, _) = worker.meet().await;
+    let line = "import sys\npiece = 'x' * (1 << 20)\nfor _ in range(1024): sys.stdout.write(piece)";
+    let tasks = [
+        ("command.execute", json!({ "shell": "yes" })),
+        ("command.execute", json!({ "shell": "yes 1>&2" })),
+        ("command.execute", json!({ "shell": "yes & yes 1>&2" })),
+        ("python.execute", json!({ "code": line })),
+    ];
+    // What it needs for one such task is taken once.
+    link.run(tasks[0].0, tasks[0].1.clone()).await;
+    let before = resident(worker.pid().as_raw(), "VmRSS:");
+    for (capability, input) in tasks {
+        let ended = link.run(capability, input.clone()).await;
+        assert_eq!(ended.error, Some(("output_limit".into(), false)), "{input}");
+        let dropped = |stream: &str| ended.output["truncated"][stream].as_u64().unwrap_or(0);
+        assert!(dropped("stdout") + dropped("stderr") > 60 << 20, "{}", ended.output["truncated"]);
+    }
+    let grown = resident(worker.pid().as_raw(), "VmHWM:").saturating_sub(before);
+    assert!(grown < 8 << 20, "grew by {grown} bytes");
+}
+
+/// A line of a process's status, in bytes.
+fn resident(pid: i32, line: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("procfs");
+    let told = status.lines().find_map(|told| told.strip_prefix(line)).expect("a known line");
+    told.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[tokio::test]
+async fn s18_sandboxes_die_with_a_killed_worker() {
     let mut worker = Worker::start().await;
     let (mut link, _) = worker.meet().await;
     let marker = format!("75{}", std::process::id());
@@ -159,25 +191,13 @@ async fn a_wrong_token_and_an_open_port_without_one_are_refused() {
 }
 
 #[tokio::test]
-async fn packages_come_from_wheels_and_from_nowhere_else() {
-    let (wheels, home) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    // The sandbox's own user must get there.
-    for folder in [&wheels, &home] {
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).expect("our own folder");
-    }
+async fn s21_packages_come_from_wheels_and_from_nowhere_else() {
+    let (wheels, home) = (open_folder(), open_folder());
     for (name, megabytes) in [("small", 0), ("other", 0), ("huge", 210)] {
         wheels::make(wheels.path(), name, "1.0", megabytes);
     }
     std::fs::write(wheels.path().join("source-1.0.tar.gz"), "no wheel").expect("a file");
-    let config = home.path().join("sandbox.yaml");
-    let text = format!(
-        "packages: {{ wheels: {:?}, home: {:?} }}\nwarm: {{ size: 0 }}\n",
-        wheels.path(),
-        home.path()
-    );
-    std::fs::write(&config, text).expect("a file");
-    let worker = Worker::start_as(&[PROGRAM, "--config", config.to_str().expect("UTF-8")]).await;
+    let worker = with_packages(&home, &format!("wheels: {:?}", wheels.path())).await;
     let (mut link, register) = worker.meet().await;
     let offers = register["capabilities"].as_array().expect("a list");
     assert!(offers.iter().any(|offer| offer["name"] == "package.install"));
@@ -214,4 +234,94 @@ async fn packages_come_from_wheels_and_from_nowhere_else() {
     assert_eq!(ended.error, Some(("session_required".into(), false)));
     let left = std::fs::read_dir(home.path().join("staging")).expect("its folder").count();
     assert_eq!(left, 0, "nothing is left of installations");
+}
+
+/// A folder where the sandbox's own user gets to.
+fn open_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).expect("our own folder");
+    folder
+}
+
+/// A worker with these fields in its section about packages.
+async fn with_packages(home: &tempfile::TempDir, fields: &str) -> Worker {
+    let config = home.path().join("sandbox.yaml");
+    let text = format!("packages: {{ home: {:?}, {fields} }}\nwarm: {{ size: 0 }}\n", home.path());
+    std::fs::write(&config, text).expect("a file");
+    Worker::start_as(&[PROGRAM, "--config", config.to_str().expect("UTF-8")]).await
+}
+
+#[tokio::test]
+async fn s21_an_index_gives_what_is_allowed_and_the_installer_sees_nothing_else_of_the_network() {
+    let (files, home) = (open_folder(), open_folder());
+    let index = Index::serve(
+        files.path(),
+        &[
+            ("small", "1.0", &[]),
+            ("needs-small", "1.0", &["small"]),
+            ("greedy", "1.0", &["unlisted"]),
+            ("unlisted", "1.0", &[]),
+            ("far", "1.0", &[]),
+            ("plain", "1.0", &[]),
+        ],
+    )
+    .await;
+    let fields =
+        format!("mode: allowlist, index: {:?}, allow: [Small, needs_small, greedy, far, plain]", index.url());
+    let worker = with_packages(&home, &fields).await;
+    let (mut link, register) = worker.meet().await;
+    let offers = register["capabilities"].as_array().expect("a list");
+    assert!(offers.iter().any(|offer| offer["name"] == "package.install"));
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["needs.small"] })).await;
+    assert_eq!(ended.status, Status::Succeeded, "{} {:?}", ended.output, ended.error);
+    let names: Vec<&str> = ended.output["installed"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|one| one["name"].as_str())
+        .collect();
+    assert_eq!(names, ["needs-small", "small"]);
+    assert!(ended.output["installed"][0]["sha256"].as_str().is_some_and(|hash| hash.len() == 64));
+    let ended = link
+        .run_in("a", "python.execute", json!({ "code": "import needs_small, small\nsmall.VERSION" }))
+        .await;
+    assert_eq!(ended.output["results"][0]["text"], "'1.0'", "{}", ended.output);
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["plain"] })).await;
+    assert!(ended.output["installed"][0]["record_sha256"].is_string(), "{}", ended.output);
+    for (wanted, words) in [
+        ("smal", "did you mean"),
+        ("unlisted", "not among"),
+        ("greedy", "needs another package"),
+        // Its page leads to another host.
+        ("far", "which packages.hosts"),
+    ] {
+        let ended = link.run_in("a", "package.install", json!({ "packages": [wanted] })).await;
+        assert_eq!(ended.status, Status::Failed, "{wanted}");
+        assert!(ended.output.to_string().contains(words), "{wanted}: {}", ended.output);
+    }
+    let ended = link.run_in("a", "python.execute", json!({ "code": "import greedy" })).await;
+    assert_eq!(ended.output["error"]["type"], "ModuleNotFoundError", "nothing is kept of it");
+    // What runs in the session has no way out, neither by the installer's door nor otherwise.
+    let code = "import os\n[path for path in ('/run/rollcall/proxy', '/wheels', '/staging') if os.path.exists(path)]";
+    let ended = link.run_in("a", "python.execute", json!({ "code": code })).await;
+    assert_eq!(ended.output["results"][0]["text"], "[]", "{}", ended.output);
+    for folder in ["staging", "doors"] {
+        let left = std::fs::read_dir(home.path().join(folder)).expect("its folder").count();
+        assert_eq!(left, 0, "nothing is left of installations in {folder}");
+    }
+    assert_eq!(index.strangers(), 0, "the other host heard of nobody");
+}
+
+#[tokio::test]
+async fn s21_an_open_worker_installs_from_the_index_that_pip_uses_here() {
+    let home = open_folder();
+    let worker = with_packages(&home, "mode: open, allow: [six]").await;
+    let (mut link, _) = worker.meet().await;
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["six==1.16.0"] })).await;
+    assert_eq!(ended.status, Status::Succeeded, "{} {:?}", ended.output, ended.error);
+    let ended = link.run_in("a", "python.execute", json!({ "code": "import six\nsix.__version__" })).await;
+    assert_eq!(ended.output["results"][0]["text"], "'1.16.0'", "{}", ended.output);
+    let ended = link.run_in("a", "package.install", json!({ "packages": ["sixx"] })).await;
+    assert!(ended.output.to_string().contains("did you mean"), "{}", ended.output);
 }

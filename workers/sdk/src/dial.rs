@@ -26,7 +26,9 @@ pub(crate) async fn dial(
     options: ConnectOptions,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let token = options.token.clone();
     let server = Server::new(url, options)?;
+    hub.dials(url, token);
     until_shutdown(Arc::clone(&hub), shutdown, |close| server.keep(hub, close)).await
 }
 

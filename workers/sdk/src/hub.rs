@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::fetch::Api;
 use crate::ledger::{Ledger, UploadStep, Verdict};
 use crate::run::supervise;
 use crate::shorten::shorten;
 use crate::task::{TaskContext, TaskEnd, error};
 use crate::worker::WorkerBuilder;
-use crate::{CancelReason, Capability, Handler, RawValue, Task};
+use crate::{CancelReason, Capability, Handler, RawValue, Task, Token};
 
 /// The longest piece of output in one frame: a result or a heartbeat must not stand behind megabytes.
 const OUTPUT_PIECE: usize = 32 * 1024;
@@ -47,6 +48,8 @@ pub(crate) struct Hub {
     tasks: TaskTracker,
     /// The port where this worker serves its own metrics, once it does.
     metrics: OnceLock<u16>,
+    /// Where the server's API is, once that is known.
+    api: OnceLock<Api>,
 }
 
 impl Hub {
@@ -60,7 +63,20 @@ impl Hub {
             uploads: Notify::new(),
             tasks: TaskTracker::new(),
             metrics: OnceLock::new(),
+            api: OnceLock::new(),
         })
+    }
+
+    /// A server is dialled there: its API is at the same address, unless somebody has named another.
+    pub(crate) fn dials(&self, url: &str, token: Option<Token>) {
+        if let Some(api) = Api::read(url, token).filter(|_| self.about.server.is_none()) {
+            self.api.get_or_init(|| api);
+        }
+    }
+
+    /// Where files of inputs are fetched from.
+    pub(crate) fn api(&self) -> Option<Api> {
+        self.about.server.clone().or_else(|| self.api.get().cloned())
     }
 
     /// The largest message, in bytes.
@@ -110,6 +126,7 @@ impl Hub {
             metrics: self.metrics.get().map(|port| MetricsPage { port: *port, path: "/metrics".into() }),
             capabilities: offers.collect(),
             attempts,
+            sessions: about.sessions.as_ref().map(|held| held()),
             features: FEATURES.map(str::to_owned).to_vec(),
             store_id,
         }))

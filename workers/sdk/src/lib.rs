@@ -22,6 +22,7 @@
 mod artifact;
 mod capability;
 mod dial;
+mod fetch;
 mod hub;
 mod ledger;
 mod lifeline;
@@ -39,6 +40,7 @@ mod worker;
 
 pub use artifact::{ArtifactBody, StoredArtifact};
 pub use capability::{Capability, Handler};
+pub use fetch::{ArtifactReference, SERVER};
 pub use lifeline::{LIFELINE_FD, lifeline};
 pub use options::{ConnectOptions, ServeOptions};
 pub use rollcall_protocol::{Fault, Status, Stream, TaskError, Usage};

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rollcall_protocol::{AttemptRef, Fault, Status, Stream, TaskError, Usage};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::artifact::{ArtifactBody, StoredArtifact, send_artifact};
+use crate::fetch::ArtifactReference;
 use crate::hub::Hub;
 use crate::text::Utf8Stream;
 
@@ -120,6 +122,20 @@ impl TaskContext {
         body: impl Into<ArtifactBody>,
     ) -> Result<StoredArtifact, TaskError> {
         send_artifact(self, name, media_type, body.into()).await
+    }
+
+    /// Fetches a file that the input refers to, of at most `most` bytes, and checks it. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why it cannot be had; the task may end with this error.
+    pub async fn fetch(&self, reference: &ArtifactReference, most: usize) -> Result<Bytes, TaskError> {
+        match self.0.hub.api() {
+            Some(api) => api.fetch(reference, most).await,
+            None => {
+                let message = "this worker does not know where its server's API is: set ROLLCALL_SERVER";
+                Err(error("artifact_unreachable", message, Fault::Worker))
+            }
+        }
     }
 
     /// Waits until the task should stop, and says why. Cancel-safe.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::fetch::{Api, SERVER};
 use crate::hub::Hub;
-use crate::{Capability, ConnectOptions, Handler, ServeOptions, Task, TaskContext, TaskEnd};
+use crate::{Capability, ConnectOptions, Handler, ServeOptions, Task, TaskContext, TaskEnd, Token};
 
 /// The environment's name for the worker's name, which a server sets for those that it launches.
 pub const WORKER_NAME: &str = "ROLLCALL_WORKER_NAME";
@@ -20,6 +21,9 @@ pub struct Worker(pub(crate) Arc<Hub>);
 
 /// Hears of sessions that are over.
 type SessionEnded = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Tells which sessions are there.
+type SessionsHeld = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// What a worker is; see [`Worker::builder`].
 pub struct WorkerBuilder {
@@ -37,6 +41,8 @@ pub struct WorkerBuilder {
     pub(crate) shutdown_grace: Duration,
     pub(crate) lifeline: CancellationToken,
     pub(crate) session_ended: Option<SessionEnded>,
+    pub(crate) sessions: Option<SessionsHeld>,
+    pub(crate) server: Option<Api>,
 }
 
 impl Worker {
@@ -57,6 +63,8 @@ impl Worker {
             shutdown_grace: Duration::from_secs(30),
             lifeline: CancellationToken::new(),
             session_ended: None,
+            sessions: None,
+            server: std::env::var(SERVER).ok().and_then(|url| Api::read(&url, None)),
         }
     }
 
@@ -184,6 +192,21 @@ impl WorkerBuilder {
     /// Called with the name of a session that nobody will name any more. Must not wait.
     pub fn on_session_end(mut self, ended: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.session_ended = Some(Arc::new(ended));
+        self
+    }
+
+    /// Called with each connection: the names of the sessions whose state is there. So a server that was
+    /// started anew goes on with them, and one that counts on others hears that they are gone. Must not wait.
+    pub fn sessions(mut self, held: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.sessions = Some(Arc::new(held));
+        self
+    }
+
+    /// Says where the server's API is (`http://host:port`), from which files of inputs are fetched, and what
+    /// to show there. Default: `ROLLCALL_SERVER`, which a launched worker finds set; else the server that is
+    /// dialled. A URL of another form is ignored.
+    pub fn server(mut self, url: &str, token: Option<Token>) -> Self {
+        self.server = Api::read(url, token).or(self.server);
         self
     }
 

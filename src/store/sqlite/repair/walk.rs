@@ -3,14 +3,14 @@
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Report;
-use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, Tenant, WorkerName};
+use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, SessionRecord, Tenant, WorkerName};
 use crate::store::TaskLog;
 use crate::store::sqlite::archive::{COLUMNS, Stored};
 use crate::store::sqlite::codec::{Damage, decoded, verify};
 use crate::store::sqlite::connect::{full_check, reader};
 use crate::store::sqlite::journal::number;
 use crate::store::sqlite::place::Place;
-use crate::store::sqlite::put::{POOL_PREFIX, Put, key_parts};
+use crate::store::sqlite::put::{POOL_PREFIX, Put, key_parts, session_of};
 use crate::store::sqlite::{Failed, id_of};
 
 /// Where what is whole goes.
@@ -192,6 +192,13 @@ impl Walk<'_, '_> {
             if let Some(pool) = worker.strip_prefix(POOL_PREFIX) {
                 match whole::<PoolRecord>("what is kept", &worker, sum, &parts, &entry) {
                     Ok(record) => self.save(|saved| saved.put.pool(&PoolName::from(pool), &record)),
+                    Err(damage) => self.report.damage(damage.to_string()),
+                }
+                continue;
+            }
+            if let Some((tenant, name)) = session_of(&worker) {
+                match whole::<SessionRecord>("the session", &worker, sum, &parts, &entry) {
+                    Ok(record) => self.save(|saved| saved.put.session(&tenant, &name, &record)),
                     Err(damage) => self.report.damage(damage.to_string()),
                 }
                 continue;

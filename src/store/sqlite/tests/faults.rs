@@ -192,7 +192,9 @@ fn a_flipped_bit_is_refused_or_harmless_but_never_an_answer() {
                     .iter()
                     .filter_map(|record| match record {
                         Record::Task(task) => Some(TaskRecord::clone(task)),
-                        Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) => None,
+                        Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => {
+                            None
+                        }
                     })
                     .collect();
                 let expected: Vec<_> = tasks.iter().filter(|task| !task.state.is_final()).cloned().collect();

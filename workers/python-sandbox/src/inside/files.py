@@ -17,7 +17,7 @@ def resolve(path, follow=True):
     """The real path, which must lie where a task may write."""
     if not isinstance(path, str) or not path or "\0" in path or len(path) > 4096:
         raise runner.Refusal("BadPath", "a path has 1 to 4096 characters and no zero byte")
-    whole = os.path.join(runner.workspace, path)
+    whole = os.path.join(runner.workspace, runner.placed(path))
     if follow:
         real = os.path.realpath(whole)
     else:

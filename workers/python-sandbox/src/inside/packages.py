@@ -20,6 +20,8 @@ def install(request):
         command += ["--find-links", request["source"]]
     if request.get("index"):
         command += ["--index-url", request["index"], "--proxy", forward(request["proxy"])]
+        if request.get("certificates"):
+            command += ["--cert", request["certificates"]]
     else:
         command += ["--no-index"]
     # pip unpacks beside where it installs: `/tmp` is small, and memory.
@@ -33,11 +35,11 @@ def install(request):
         raise runner.Refusal("NotInstalled", (done.stdout or "pip failed").strip())
     with open(REPORT) as file:
         report = json.load(file)
-    installed = [described(one) for one in report.get("install", [])]
+    installed = [described(one, request["target"]) for one in report.get("install", [])]
     return {"installed": sorted(installed, key=lambda one: one["name"])}
 
 
-def described(one):
+def described(one, target):
     """A package as it is told: the hash is of the wheel that was taken."""
     where = one.get("download_info", {})
     hashes = where.get("archive_info", {}).get("hashes", {})
@@ -46,7 +48,20 @@ def described(one):
         with open(where["url"][len("file://"):], "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()
     about = one["metadata"]
-    return {"name": about["name"], "version": about["version"], "sha256": digest}
+    told = {"name": about["name"], "version": about["version"], "sha256": digest}
+    if digest is None:
+        # An index that names no hashes: the list of what was installed has one for each file.
+        told["record_sha256"] = hashlib.sha256(record_of(target, about).encode()).hexdigest()
+    return told
+
+
+def record_of(target, about):
+    import importlib.metadata
+
+    for one in importlib.metadata.distributions(path=[target]):
+        if (one.metadata["Name"], one.version) == (about["name"], about["version"]):
+            return one.read_text("RECORD") or ""
+    return ""
 
 
 def forward(path):

@@ -208,7 +208,7 @@ def command(request):
 
     if request.get("inputs"):
         inside("files").take_inputs(request["inputs"])
-    folder = request["cwd"]
+    folder = placed(request["cwd"])
     os.makedirs(folder, exist_ok=True)
     stdin = subprocess.DEVNULL
     if request["stdin"]:
@@ -238,6 +238,13 @@ def command(request):
     finally:
         signal.signal(signal.SIGTERM, before)
     return {"signal": -code} if code < 0 else {"exit": code}
+
+
+def placed(path):
+    """Where a path of the workspace really is: elsewhere only without a sandbox."""
+    if workspace != "/workspace" and (path == "/workspace" or path.startswith("/workspace/")):
+        return workspace + path[len("/workspace"):]
+    return path
 
 
 def wait(child):

@@ -72,7 +72,7 @@ impl Worker {
             name: "ann".into(),
             connection: 7,
             slots: 3,
-            heartbeat_interval_ms: 5000,
+            heartbeat_interval_ms: 60_000,
             lease_ms: 30_000,
             store_id: "s".into(),
             ..Registered::default()

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 pub(crate) mod guard;
+pub(crate) mod index;
 pub(crate) mod link;
 pub(crate) mod wheels;
 

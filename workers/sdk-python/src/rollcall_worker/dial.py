@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from rollcall_worker.fetch import Api
 from rollcall_worker.frames import CONNECT_PATH
 from rollcall_worker.hub import Hub
 from rollcall_worker.link import carry, socket_options
@@ -60,6 +61,7 @@ class Dialler:
     ) -> None:
         self._hub, self._backoff = hub, backoff
         self._url = whole_url(url)
+        hub.api = hub.api or Api.of(self._url, token)
         host = urlsplit(self._url).hostname or ""
         if token is None and not is_loopback(host):
             raise ValueError(f"a worker that dials {host}, off loopback, needs a token")

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rollcall_worker.errors import TaskCancelled, TaskError
+from rollcall_worker.fetch import Api
 from rollcall_worker.frames import (
     INLINE_BYTES,
     AttemptKey,
@@ -71,6 +72,7 @@ class Hub:
         self.about = about
         self.instance = secrets.token_hex(8)
         self.loop = asyncio.get_running_loop()
+        self.api = Api.from_env()
         self._thread = threading.get_ident()
         self._ledger = Ledger()
         self._wake = asyncio.Event()

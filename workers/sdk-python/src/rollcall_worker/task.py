@@ -6,12 +6,12 @@ import asyncio
 import codecs
 import math
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from rollcall_worker.artifact import Body, send_artifact
-from rollcall_worker.errors import TaskCancelled
+from rollcall_worker.errors import TaskCancelled, TaskError
 from rollcall_worker.frames import AttemptKey, Execute, StoredArtifact, encode
 
 if TYPE_CHECKING:
@@ -175,6 +175,21 @@ class Task:
         """Do the same in a handler that is a plain function, and so runs in a thread."""
         sending = self.unless_stopped(self.artifact(name, data, media_type=media_type))
         return asyncio.run_coroutine_threadsafe(sending, self._hub.loop).result()
+
+    async def fetch(self, reference: Mapping[str, Any], *, most: int = 64 << 20) -> bytes:
+        """Return the bytes of a file that the input refers to (``{"$artifact": "sha256:…"}``), checked.
+
+        Raises `TaskError` with the reason when it cannot be had, or has more than ``most`` bytes.
+        """
+        return await asyncio.to_thread(self.fetch_blocking, reference, most=most)
+
+    def fetch_blocking(self, reference: Mapping[str, Any], *, most: int = 64 << 20) -> bytes:
+        """Do the same in a handler that is a plain function, and so runs in a thread."""
+        api = self._hub.api
+        if api is None:
+            message = "this worker does not know where its server's API is: set ROLLCALL_SERVER"
+            raise TaskError("artifact_unreachable", message, fault="worker")
+        return api.fetch(reference, most)
 
     @property
     def cancelled(self) -> bool:

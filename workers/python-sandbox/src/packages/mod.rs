@@ -1,6 +1,11 @@
-//! Packages for sessions. An installer's sandbox puts wheels into a folder of its own; what came of it is
-//! sealed, named by what is in it, and from then on seen read-only by every sandbox. So a session can use
+//! Packages for sessions. An installer's sandbox, whose only network is a proxy to the configured index if
+//! there is one, puts wheels into a folder of its own; what came of it is sealed, named by what is in it, and from then on seen read-only by every sandbox. So a session can use
 //! it at once, and the next one that asks for the same finds it there.
+
+mod proxy;
+mod source;
+
+pub use source::{Mode, PackagesSection};
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -18,8 +23,10 @@ use tokio_util::sync::CancellationToken;
 use crate::outcome::{ErrorReport, Outcome, Program, Report, Request};
 use crate::profile::{PACKAGES, Shown};
 use crate::sandbox::Sandbox;
+use proxy::Proxy;
+use source::{Index, Source};
 
-/// What one installation may take.
+/// What the packages of one session may take, and one installation.
 const MOST_BYTES: u64 = 200 << 20;
 const MOST_TIME: Duration = Duration::from_secs(60);
 
@@ -33,6 +40,10 @@ const SIZE_CHECK: Duration = Duration::from_millis(200);
 const WHEELS: &str = "/wheels";
 const STAGING: &str = "/staging";
 
+/// Where it shows the way to the index, and the certificates to trust there.
+const PROXY: &str = "/run/rollcall/proxy";
+const CERTIFICATES: &str = "/run/rollcall/certificates";
+
 /// Files that a package may have; beyond that somebody means harm.
 const MOST_FILES: usize = 50_000;
 
@@ -41,42 +52,51 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// See the module.
 #[derive(Debug)]
 pub struct Packages {
-    wheels: PathBuf,
+    source: Source,
     /// What sandboxes see.
     sets: PathBuf,
     /// Where installers write.
     staging: PathBuf,
+    /// Where the sockets of proxies are.
+    doors: PathBuf,
 }
 
 /// Installed packages, named by what is in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Set(String);
+pub(crate) struct Set {
+    name: String,
+    /// In bytes.
+    pub(crate) size: u64,
+}
 
 impl Set {
     /// What a session's runner is to do with it.
     pub(crate) fn use_it(&self) -> Program {
-        let Self(name) = self;
+        let Self { name, .. } = self;
         let arguments = json!({ "folder": format!("{PACKAGES}/{name}") });
         Program::Tool { name: "packages.add", arguments }
     }
 }
 
 impl Packages {
-    /// Installs from a folder of wheels, and keeps what it installs below `home`.
+    /// Installs from where a section of the configuration says, and keeps what it installs below `home`.
+    /// `python` is the interpreter whose pip is asked for its index, where the section names none.
     ///
     /// # Errors
-    /// When one of the folders cannot be used.
-    pub fn new(wheels: &Path, home: &Path) -> io::Result<Self> {
-        let wheels = wheels.canonicalize()?;
-        let (sets, staging) = (home.join("sets"), home.join("staging"));
+    /// When one of the folders cannot be used, or there is no index.
+    pub fn new(section: &PackagesSection, home: &Path, python: &Path) -> io::Result<Self> {
+        let source = Source::new(section, python).map_err(io::Error::other)?;
+        let (sets, staging, doors) = (home.join("sets"), home.join("staging"), home.join("doors"));
         // Sandboxes reach the sets, under uids of their own; nobody may list what is being installed.
         own_folder(home, 0o711)?;
         own_folder(&sets, 0o755)?;
-        if staging.exists() {
-            fs::remove_dir_all(&staging)?;
+        for folder in [&staging, &doors] {
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+            own_folder(folder, 0o711)?;
         }
-        own_folder(&staging, 0o711)?;
-        Ok(Self { wheels, sets, staging })
+        Ok(Self { source, sets, staging, doors })
     }
 
     /// What every sandbox is to show at `/packages`.
@@ -85,21 +105,28 @@ impl Packages {
     }
 
     /// Installs packages in a sandbox made for that. The report tells what was installed; with it comes the
-    /// set, unless that failed.
+    /// set, unless that failed. `used` bytes of packages the session has already.
     pub(crate) async fn install(
         &self,
         sandbox: &Sandbox,
         packages: Vec<String>,
+        used: u64,
         wall: Duration,
         cancel: &CancellationToken,
     ) -> (Report, Option<Set>) {
+        let named = packages.iter().map(|text| crate::inputs::name_in(text));
+        if let Err(problem) = self.source.check_names(named) {
+            return (refused("NotAllowed", problem), None);
+        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = self.staging.join(format!("{}.{number}", std::process::id()));
         let made = own_folder(&folder, 0o700);
         let done = match made {
-            Ok(()) => self.install_into(&folder, sandbox, packages, wall, cancel).await,
+            Ok(()) => self.install_into(&folder, sandbox, packages, used, wall, cancel).await,
             Err(problem) => (Report::failed(format!("{}: {problem}", folder.display())), None),
         };
+        // Where there was no index, there was no door.
+        drop(fs::remove_file(self.doors.join(folder.file_name().unwrap_or_default())));
         if folder.exists()
             && let Err(problem) = fs::remove_dir_all(&folder)
         {
@@ -113,6 +140,7 @@ impl Packages {
         folder: &Path,
         sandbox: &Sandbox,
         packages: Vec<String>,
+        used: u64,
         wall: Duration,
         cancel: &CancellationToken,
     ) -> (Report, Option<Set>) {
@@ -123,7 +151,27 @@ impl Packages {
                 None,
             );
         }
-        let arguments = json!({ "target": STAGING, "source": WHEELS, "packages": packages });
+        let mut arguments = json!({ "target": STAGING, "packages": packages });
+        let mut shown = vec![Shown { host: folder.to_owned(), inside: STAGING, writable: true }];
+        let mut show = |host: PathBuf, inside| shown.push(Shown { host, inside, writable: false });
+        if let Some(wheels) = &self.source.wheels {
+            arguments["source"] = json!(WHEELS);
+            show(wheels.clone(), WHEELS);
+        }
+        let mut proxy = None;
+        if let Some(Index { url, places, certificates }) = &self.source.index {
+            let door = self.doors.join(folder.file_name().unwrap_or_default());
+            match Proxy::serve(&door, places.clone()) {
+                Ok(serving) => proxy = Some(serving),
+                Err(problem) => return (Report::failed(format!("{}: {problem}", door.display())), None),
+            }
+            (arguments["index"], arguments["proxy"]) = (json!(url), json!(PROXY));
+            show(door, PROXY);
+            if let Some(file) = certificates {
+                arguments["certificates"] = json!(CERTIFICATES);
+                show(file.clone(), CERTIFICATES);
+            }
+        }
         let request = Request {
             program: Program::Tool { name: "packages.install", arguments },
             inputs: Vec::new(),
@@ -131,30 +179,43 @@ impl Packages {
             limits: *sandbox.limits(),
             wall: wall.min(MOST_TIME),
         };
-        let shown = [
-            Shown { host: self.wheels.clone(), inside: WHEELS, writable: false },
-            Shown { host: folder.to_owned(), inside: STAGING, writable: true },
-        ];
         let full = cancel.child_token();
         let run = sandbox.run_showing(request, Arc::new(|_, _| {}), &full, &shown);
         tokio::pin!(run);
-        let report = loop {
+        let mut report = loop {
             tokio::select! {
                 report = &mut run => break report,
                 () = sleep(SIZE_CHECK), if !full.is_cancelled() => {
-                    if !fits(folder) {
+                    if !fits(folder, used) {
                         full.cancel();
                     }
                 }
             }
         };
         if cancel.is_cancelled() || (report.outcome != Outcome::Ok && !full.is_cancelled()) {
+            let elsewhere = proxy.map(|proxy| proxy.refused()).unwrap_or_default();
+            if let (Some(error), false) = (&mut report.error, elsewhere.is_empty()) {
+                let places = elsewhere.join(", ");
+                error.message.push_str(&format!(
+                    "\nthe index refers to {places}, which packages.hosts of the worker does not name"
+                ));
+            }
             return (report, None);
         }
-        if full.is_cancelled() || !fits(folder) {
+        if full.is_cancelled() || !fits(folder, used) {
             let most = MOST_BYTES >> 20;
             return (
-                too_large(&format!("the packages take more than {most} MiB, or {MOST_FILES} files")),
+                too_large(&format!(
+                    "the session's packages take more than {most} MiB, or these more than {MOST_FILES} files"
+                )),
+                None,
+            );
+        }
+        let installed = report.output.as_ref().and_then(|told| told["installed"].as_array());
+        let names = installed.into_iter().flatten().filter_map(|one| one["name"].as_str());
+        if let Err(problem) = self.source.check_names(names) {
+            return (
+                refused("NotAllowed", format!("what was asked for needs another package: {problem}")),
                 None,
             );
         }
@@ -167,6 +228,7 @@ impl Packages {
     /// Seals what was installed and gives it its name.
     fn keep(&self, folder: &Path, told: Option<&Value>) -> io::Result<Set> {
         let name = name_of(told.unwrap_or(&Value::Null));
+        let size = measured(folder).map_or(0, |(bytes, _)| bytes);
         let place = self.sets.join(&name);
         if !place.exists() {
             seal(folder)?;
@@ -176,8 +238,13 @@ impl Packages {
                 _ => {}
             }
         }
-        Ok(Set(name))
+        Ok(Set { name, size })
     }
+}
+
+fn refused(kind: &str, message: String) -> Report {
+    let error = ErrorReport { kind: kind.into(), message: message.clone(), traceback: None };
+    Report { error: Some(error), ..Report::unstarted(Outcome::Error, message) }
 }
 
 fn too_large(message: &str) -> Report {
@@ -192,8 +259,9 @@ fn name_of(told: &Value) -> String {
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn fits(folder: &Path) -> bool {
-    measured(folder).is_some_and(|(bytes, files)| bytes <= MOST_BYTES && files <= MOST_FILES)
+fn fits(folder: &Path, used: u64) -> bool {
+    let fits = |(bytes, files)| bytes + used <= MOST_BYTES && files <= MOST_FILES;
+    measured(folder).is_some_and(fits)
 }
 
 /// Bytes and files below a folder; links are not followed. `None` when it cannot be told.
