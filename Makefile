@@ -43,6 +43,7 @@ test: setup ## every test, the doc tests too
 	cargo build --locked --workspace --bins
 	cargo test --workspace --locked
 	cd workers/sdk-python && $(ROLLCALL_TEST_PYTHON) -m pytest -q
+	$(ROLLCALL_TEST_PYTHON) -m pytest -q -p no:cacheprovider -p no:asyncio deploy/kubernetes
 
 .PHONY: lint
 lint: lint-python ## formatting, clippy and rustdoc, ruff and mypy, with warnings as errors

@@ -67,6 +67,10 @@ for_testing() {
     need npm npm
     # Stories stop the server at its system calls, and look at its page in a real browser.
     need strace strace
+    # Clouds of the stories are network namespaces whose wires fail; certificates are made by hand.
+    need ip iproute2
+    need nft nftables
+    need openssl openssl
     need chromium chromium
     # Parts of CPython's own tests are run in the sandbox.
     if ! /usr/bin/python3 -I -c 'import test.test_bisect' >/dev/null 2>&1; then

@@ -14,3 +14,4 @@ pub mod schemas;
 pub mod store;
 pub mod supervise;
 pub mod telemetry;
+pub mod trust;

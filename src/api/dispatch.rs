@@ -44,7 +44,8 @@ pub(super) async fn answer(
         // The one route whose speed is measured goes without a box.
         Ok((at, _)) if ROUTES[at].endpoint == E::SubmitTask => tasks::submit(state, &config, request).await,
         Ok((at, parameter)) => {
-            Box::pin(handled(state, &config, ROUTES[at].endpoint, parameter, pulse, request)).await
+            let to = (ROUTES[at].endpoint, parameter);
+            Box::pin(handled(state, &config, to, (face, pulse), request)).await
         }
         Err(refused) => Err(refused),
     };
@@ -82,7 +83,10 @@ fn count(state: &AppState, method: &Method, route: Option<usize>, code: u16, too
 /// The route of a request that may be answered (by its place in the table), with its parameter.
 fn admitted(face: Face, config: &Config, request: &Request<Incoming>) -> Result<(usize, String), Refused> {
     let uri = request.uri();
-    guard::check(uri, request.headers(), &config.server)?;
+    // No name of this listener needs to be known: pages of the web are refused there, and a token opens.
+    if face != Face::Workers {
+        guard::check(uri, request.headers(), &config.server)?;
+    }
     if uri.path().len() + uri.query().map_or(0, str::len) > MAX_URL {
         return Err(problem::URL_TOO_LONG.with(format!("the URL is longer than {MAX_URL} bytes")).into());
     }
@@ -113,6 +117,7 @@ fn rejected(kind: Kind) -> Option<Rejected> {
         }
         problem::BODY_TIMEOUT => Some(Rejected::Timeout),
         problem::QUEUE_FULL => Some(Rejected::Overload),
+        problem::TOO_MANY_FAILURES => Some(Rejected::RateLimit),
         _ => None,
     }
 }
@@ -124,15 +129,15 @@ fn serves(face: Face, endpoint: E) -> bool {
         Face::All => true,
         Face::AllButMetrics => !is_metrics,
         Face::MetricsOnly => is_metrics,
+        Face::Workers => endpoint == E::ConnectWorker,
     }
 }
 
 async fn handled(
     state: &AppState,
     config: &Config,
-    endpoint: E,
-    parameter: String,
-    pulse: &Arc<Pulse>,
+    (endpoint, parameter): (E, String),
+    (face, pulse): (Face, &Arc<Pulse>),
     request: Request<Incoming>,
 ) -> Reply {
     match endpoint {
@@ -158,7 +163,7 @@ async fn handled(
         E::RetryTask => tasks::retry(state, &parameter).await,
         E::ListWorkers => fleet::worker_list::list(state, &request),
         E::AddWorker => fleet::workers::add(state, config, request).await,
-        E::ConnectWorker => fleet::connect::connect(state, request),
+        E::ConnectWorker => fleet::connect::connect(state, face, pulse, request),
         E::GetWorker => fleet::workers::get(state, &parameter),
         E::RemoveWorker => fleet::workers::remove(state, &parameter).await,
         E::CordonWorker => fleet::workers::say(state, &parameter, OperatorWord::Cordon, &request).await,

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::http::strikes::Strikes;
 use crate::config::Config;
 use crate::manager::Manager;
 use crate::manager::desired::Desired;
@@ -23,6 +24,7 @@ mod routes;
 mod tasks;
 
 pub use http::server::{Listeners, serve};
+pub use http::workers_door::WorkersListener;
 
 /// Streams of events that may be open at once.
 const MAX_STREAMS: usize = 1_024;
@@ -45,6 +47,8 @@ struct Shared {
     /// Connections of workers that dialled in.
     links: TaskTracker,
     streams: Arc<Semaphore>,
+    /// Wrong tokens, by address.
+    strikes: Strikes,
 }
 
 impl AppState {
@@ -59,6 +63,7 @@ impl AppState {
             closing: CancellationToken::new(),
             links: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            strikes: Strikes::default(),
         }))
     }
 
@@ -81,6 +86,10 @@ impl AppState {
     /// How long there has been an API.
     fn age(&self) -> Duration {
         self.0.began.elapsed()
+    }
+
+    fn strikes(&self) -> &Strikes {
+        &self.0.strikes
     }
 
     fn closing(&self) -> &CancellationToken {

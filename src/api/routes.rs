@@ -135,7 +135,7 @@ pub(super) const ROUTES: &[Route] = &[
     route(Get, "/v1/artifacts/{sha256}", E::GetArtifact, &[200, 206, 304], &[404, 416, 503], &[], "Get a file by its SHA-256"),
     route(Get, "/v1/workers", E::ListWorkers, &[200], &[422], WORKERS_QUERY, "List the workers"),
     route(Post, "/v1/workers", E::AddWorker, &[201], &[400, 409, 422], &[], "Add a worker beside those of the file"),
-    route(Get, "/v1/workers/connect", E::ConnectWorker, &[101], &[400, 403, 426], &[], "Dial in as a worker, over a WebSocket"),
+    route(Get, "/v1/workers/connect", E::ConnectWorker, &[101], &[400, 401, 403, 426, 429], &[], "Dial in as a worker, over a WebSocket"),
     route(Get, "/v1/workers/{name}", E::GetWorker, &[200], &[404], &[], "Show a worker"),
     route(Delete, "/v1/workers/{name}", E::RemoveWorker, &[202], &[404, 409], &[], "Remove a worker that was added here: it drains first"),
     route(Post, "/v1/workers/{name}/cordon", E::CordonWorker, &[200], &[404], &[], "Give a worker no new tasks"),

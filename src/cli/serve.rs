@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::check::{counted, print_problems};
 use super::failure::{Failure, Outcome};
 use crate::agent::engine::{Engine, EngineError};
-use crate::api::{self, AppState, Listeners};
+use crate::api::{self, AppState, Listeners, WorkersListener};
 use crate::config::{Env, LoadErrorKind, ServerConfig, Source, StoreKind, Trigger};
 use crate::manager::desired::Desired;
 use crate::supervise::Options;
@@ -61,8 +61,9 @@ impl Serve {
         count_panics(Arc::clone(&metrics));
         raise_file_limit();
         // Before any program starts: an address that is taken must not cost a round of start and stop.
-        let listeners = bind(&config.server).await?;
+        let mut listeners = bind(&config.server).await?;
         let address = listeners.api.local_addr()?;
+        let workers_listen = config.server.workers_listen.clone();
         let programs = Options { server: Some(format!("http://{address}")), ..Options::default() };
         let mut engine = Engine::start(config, StoreKind::Sqlite, metrics, programs, self.record.clone())
             .map_err(|error| match error {
@@ -73,6 +74,14 @@ impl Serve {
             .follow(source, loaded)
             .await
             .map_err(|_| Failure::new("the fleet stopped while it started; its log says why"))?;
+        if let (Some(workers), Some(files)) =
+            (&mut listeners.workers, workers_listen.and_then(|door| door.tls))
+        {
+            let door = engine.manager().trust().tls.door(files);
+            workers.tls =
+                Some(door.map_err(|error| Failure::new(format!("server.workers_listen: {error}")))?);
+        }
+        let workers = listeners.workers.as_ref().map(|workers| workers.listener.local_addr()).transpose()?;
         let (close, closing) = watch::channel(false);
         let mut serving = JoinSet::new();
         let state = AppState::new(engine.manager().clone(), desired.clone());
@@ -85,6 +94,9 @@ impl Serve {
             counted(topology.workers.len(), "worker"),
             topology.generation
         );
+        if let Some(address) = workers {
+            info!("workers dial in on {address}");
+        }
         let outcome = until_told(&mut signals, &mut engine, &mut serving, &desired, &level).await;
         let drain = desired.config().server.drain_timeout;
         tokio::select! {
@@ -192,7 +204,14 @@ async fn bind(server: &ServerConfig) -> Result<Listeners, Failure> {
         Some(address) => Some(listen(address, "server.metrics_listen").await?),
         None => None,
     };
-    Ok(Listeners { api, metrics })
+    let workers = match &server.workers_listen {
+        Some(door) => {
+            let listener = listen(door.listen, "server.workers_listen").await?;
+            Some(WorkersListener { listener, tls: None })
+        }
+        None => None,
+    };
+    Ok(Listeners { api, metrics, workers })
 }
 
 async fn listen(address: SocketAddr, field: &str) -> Result<TcpListener, Failure> {

@@ -10,11 +10,15 @@ use super::model::{Document, Heartbeat, Launch, Server, Worker};
 use super::node::{At, Place};
 use super::pool_check::check_pools;
 use super::reader::{Located, Reader};
+use super::tls_model;
+use super::tls_model::Certificates;
 use super::values::spelled;
 use super::{
     Config, Env, Fixed, ReloadConfig, RetentionConfig, ServerConfig, StoreConfig, StoreKind, TelemetryConfig,
+    WorkersListen,
 };
 use crate::fleet::{InterfaceKind, LaunchSpec, MockSpec, Origin, Settings, Topology, WorkerName, WorkerSpec};
+use crate::trust::{ClientFiles, Credential, Credentials};
 
 /// How workers are made from their entries.
 pub(super) struct Making<'e> {
@@ -48,19 +52,25 @@ impl<'e> Making<'e> {
         check_pools(&document, reader);
         let settings = settings(&document, reader);
         let fixed = self.fixed(&document, reader);
+        let mut credentials = Credentials::default();
+        let server = self.server(document.server, reader);
+        let open = server.workers_listen.is_some();
         let mut programs = Programs::new(self);
         let mut lines = BTreeMap::new();
         let mut workers = BTreeMap::new();
         let all = At::ROOT.field("workers");
         for (n, entry) in document.workers.0 {
             lines.insert(entry.value.name.value.clone(), entry.place.line);
-            let spec = self.worker(entry.value, Origin::File, &mut programs, &all.index(n), reader);
+            let at = all.index(n);
+            let (spec, credential) = self.worker(entry.value, Origin::File, &mut programs, &at, reader);
+            check_token(open, &spec, &credential, (entry.place, &at), reader);
+            credentials.worker(spec.name.clone(), credential);
             workers.insert(spec.name.clone(), Arc::new(spec));
         }
-        let (pools, pool_lines) = self.pools(document.pools.0, &mut programs, reader);
+        let (pools, pool_lines) = self.pools(document.pools.0, open, &mut credentials, &mut programs, reader);
         Config {
             file,
-            server: self.server(document.server),
+            server,
             store: StoreConfig { kind: document.store.kind.as_ref().map(|kind| kind.value) },
             telemetry: TelemetryConfig {
                 log: document.telemetry.log.value,
@@ -75,6 +85,7 @@ impl<'e> Making<'e> {
             },
             reload: ReloadConfig { allow_mass_removal: document.reload.allow_mass_removal },
             topology: Topology { workers, pools, settings, ..Topology::default() },
+            credentials: Arc::new(credentials),
             lines,
             pool_lines,
             hash: "".into(),
@@ -83,7 +94,8 @@ impl<'e> Making<'e> {
         }
     }
 
-    fn server(&self, server: Server) -> ServerConfig {
+    fn server(&self, server: Server, reader: &mut Reader<'_>) -> ServerConfig {
+        let workers_listen = server.workers_listen.map(|door| self.workers_listen(&door, reader));
         ServerConfig {
             listen: server.listen.value.0,
             data_dir: self.path(&server.data_dir.value.0),
@@ -92,7 +104,30 @@ impl<'e> Making<'e> {
             allowed_hosts: server.allowed_hosts.0.into_iter().map(|host| host.0).collect(),
             allowed_origins: server.allowed_origins.0.into_iter().map(|origin| origin.0).collect(),
             metrics_listen: server.metrics_listen.map(|address| address.value.0),
+            workers_listen,
         }
+    }
+
+    /// The listener for workers: off loopback only with a certificate.
+    fn workers_listen(
+        &self,
+        door: &Located<tls_model::WorkersListen>,
+        reader: &mut Reader<'_>,
+    ) -> WorkersListen {
+        let section = At::ROOT.field("server");
+        let at = section.field("workers_listen");
+        let tls_model::WorkersListen(tls_model::WorkersDoor { listen, tls }) = &door.value;
+        let tls =
+            tls.as_ref().map(|tls| Certificates::new(self.folder).server(tls, &at.field("tls"), reader));
+        let address = listen.value.0;
+        if tls.is_none() && !address.ip().is_loopback() && !reader.is_wrong(&at.field("tls")) {
+            let message = format!(
+                "{address} lets other machines in, so it needs a certificate: \
+                 `workers_listen: {{ listen: \"{address}\", tls: {{ cert: server.pem, key: server.key }} }}`"
+            );
+            reader.problem(listen.place, &at, message);
+        }
+        WorkersListen { listen: address, tls }
     }
 
     /// A relative path starts at the file's folder.
@@ -111,6 +146,11 @@ impl<'e> Making<'e> {
                 "server.metrics_listen",
                 metrics.map_or(Place::default(), |it| it.place),
                 metrics.map_or("nothing".to_owned(), |it| it.value.0.to_string()),
+            ),
+            field(
+                "server.workers_listen",
+                server.workers_listen.as_ref().map_or(Place::default(), |door| door.place),
+                server.workers_listen.as_ref().map_or("nothing".to_owned(), |door| shown(&door.value)),
             ),
             field(
                 "server.data_dir",
@@ -181,7 +221,7 @@ impl<'e> Making<'e> {
         programs: &mut Programs<'_>,
         at: &At<'_>,
         reader: &mut Reader<'_>,
-    ) -> WorkerSpec {
+    ) -> (WorkerSpec, Credential) {
         let place = entry.name.place;
         let real = entry.interface.value;
         if real == InterfaceKind::Mock && entry.capabilities.is_none() {
@@ -192,14 +232,7 @@ impl<'e> Making<'e> {
             reader.warning(place, &at.field("capabilities"), message);
         }
         let interface = if self.all_mock { InterfaceKind::Mock } else { real };
-        if let Some(endpoint) = &entry.endpoint
-            && interface == InterfaceKind::Websocket
-            && !endpoint.value.loopback
-        {
-            let message =
-                "leaves this machine unencrypted and without a token, which this version cannot change";
-            reader.warning(endpoint.place, &at.field("endpoint"), message);
-        }
+        let credential = credential(&entry, (origin, interface), programs, at, reader);
         let launch = entry.launch.map(|launch| (launch.place, launch.value));
         let launch = launch.and_then(|(place, launch)| match (origin, interface) {
             (Origin::Api, _) => {
@@ -210,7 +243,7 @@ impl<'e> Making<'e> {
             (_, InterfaceKind::Mock) => None,
             (_, InterfaceKind::Websocket) => programs.launch(launch, &at.field("launch"), reader),
         });
-        WorkerSpec {
+        let spec = WorkerSpec {
             name: entry.name.value,
             formerly: entry.formerly.map(|former| former.value),
             origin,
@@ -227,12 +260,89 @@ impl<'e> Making<'e> {
                 failures_per_million: entry.mock.failure_rate.0,
                 seed: entry.mock.seed.0,
             },
-        }
+        };
+        (spec, credential)
     }
 }
 
-/// Where programs are, each looked for once.
+/// How a listener is shown beside another one.
+fn shown(door: &tls_model::WorkersListen) -> String {
+    let tls_model::WorkersListen(tls_model::WorkersDoor { listen, tls }) = door;
+    let Some(Located { value: tls, .. }) = tls else { return listen.value.0.to_string() };
+    let ca = tls.client_ca.as_ref().map_or(String::new(), |ca| format!(", client_ca {}", ca.value.0));
+    format!("{} with cert {}, key {}{ca}", listen.value.0, tls.cert.value.0, tls.key.value.0)
+}
+
+/// What a worker shows and is shown, with the rules of that.
+fn credential(
+    entry: &Worker,
+    (origin, interface): (Origin, InterfaceKind),
+    programs: &mut Programs<'_>,
+    at: &At<'_>,
+    reader: &mut Reader<'_>,
+) -> Credential {
+    let mut credential = Credential {
+        token: entry.token.as_ref().map(|token| token.value.0.clone()),
+        tls: ClientFiles::default(),
+    };
+    if interface == InterfaceKind::Mock {
+        return credential;
+    }
+    if let (Some(token), Some(_)) = (&entry.token, &entry.launch) {
+        let message = "has no use: a program that the server starts gets a fresh token each time";
+        reader.problem(token.place, &at.field("token"), message);
+    }
+    let secure = entry.endpoint.as_ref().filter(|endpoint| endpoint.value.secure);
+    match (&entry.tls, secure) {
+        (Some(tls), _) if origin == Origin::Api => {
+            let message = "only the file may name certificates";
+            reader.problem(tls.place, &at.field("tls"), message);
+        }
+        (Some(tls), Some(_)) => credential.tls = programs.certificates.client(tls, &at.field("tls"), reader),
+        (Some(tls), None) => {
+            let message = match entry.endpoint {
+                Some(_) => "has no use: the endpoint is ws://, without TLS; write wss://",
+                None => "has no use: this worker dials in, and server.workers_listen.tls is for that",
+            };
+            reader.problem(tls.place, &at.field("tls"), message);
+        }
+        (None, Some(endpoint)) => programs.certificates.usual(endpoint.place, at, reader),
+        (None, None) => {}
+    }
+    if let Some(endpoint) = entry.endpoint.as_ref().filter(|endpoint| !endpoint.value.loopback) {
+        let message = match (endpoint.value.secure, &entry.token) {
+            (true, Some(_)) => return credential,
+            (true, None) => "leaves this machine without a token, which workers ask for there; set `token`",
+            (false, Some(_)) => "leaves this machine unencrypted, the token too; use wss://",
+            (false, None) => {
+                "leaves this machine unencrypted and without a token; use wss://, and set `token`"
+            }
+        };
+        reader.warning(endpoint.place, &at.field("endpoint"), message);
+    }
+    credential
+}
+
+/// Where other machines may come in, whoever dials in has a token.
+pub(super) fn check_token(
+    open: bool,
+    spec: &WorkerSpec,
+    credential: &Credential,
+    (place, at): (Place, &At<'_>),
+    reader: &mut Reader<'_>,
+) {
+    let dials_in =
+        spec.interface == InterfaceKind::Websocket && spec.endpoint.is_none() && spec.launch.is_none();
+    if open && dials_in && credential.token.is_none() {
+        let message =
+            "is missing; with server.workers_listen, every worker that dials in has one: token: \"${NAME}\"";
+        reader.problem(place, &at.field("token"), message);
+    }
+}
+
+/// What entries refer to outside of the document, each looked for once: programs and certificates.
 pub(super) struct Programs<'e> {
+    pub(super) certificates: Certificates<'e>,
     folder: &'e Path,
     folders: Vec<PathBuf>,
     found: HashMap<String, Option<PathBuf>>,
@@ -243,7 +353,8 @@ impl<'e> Programs<'e> {
         let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_owned()));
         let path = making.env.get("PATH").unwrap_or_default();
         let folders = beside.into_iter().chain(std::env::split_paths(path)).collect();
-        Self { folder: making.folder, folders, found: HashMap::new() }
+        let certificates = Certificates::new(making.folder);
+        Self { certificates, folder: making.folder, folders, found: HashMap::new() }
     }
 
     fn launch(&mut self, launch: Launch, at: &At<'_>, reader: &mut Reader<'_>) -> Option<LaunchSpec> {

@@ -15,6 +15,7 @@ use self::model::{Document, Worker};
 use self::node::{At, Node, Value};
 use self::reader::{Reader, Value as _};
 use crate::fleet::{Origin, PoolName, Topology, WorkerName, WorkerSpec};
+use crate::trust::{Credential, Credentials, ServerFiles};
 
 mod check;
 mod model;
@@ -26,6 +27,7 @@ mod pool_model;
 mod problem;
 mod reader;
 mod substitute;
+mod tls_model;
 mod values;
 mod watch;
 mod worker_values;
@@ -34,8 +36,8 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::trust::pool_of;
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
-pub(crate) use pool_check::pool_of;
 pub use problem::{Problem, listed};
 pub use values::{duration, spelled};
 pub use watch::{Timing, Trigger, Watcher};
@@ -61,6 +63,8 @@ pub struct Config {
     pub reload: ReloadConfig,
     /// The fleet and its numbers; its generation is 0 until it is applied.
     pub topology: Topology,
+    /// What workers show and are shown.
+    pub credentials: Arc<Credentials>,
     /// The line of each worker's entry, from 1.
     pub lines: BTreeMap<WorkerName, u32>,
     /// The line of each pool's entry, from 1.
@@ -109,6 +113,17 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Where `/metrics` and `/metrics/workers` move to.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where workers dial in, and nobody else.
+    pub workers_listen: Option<WorkersListen>,
+}
+
+/// `server.workers_listen`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkersListen {
+    /// The address; off loopback only with `tls`.
+    pub listen: SocketAddr,
+    /// Its certificate.
+    pub tls: Option<ServerFiles>,
 }
 
 /// `store:`
@@ -404,7 +419,10 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn worker_from_json(entry: &serde_json::Value, env: &Env) -> Result<WorkerSpec, Vec<Problem>> {
+pub fn worker_from_json(
+    entry: &serde_json::Value,
+    env: &Env,
+) -> Result<(WorkerSpec, Credential), Vec<Problem>> {
     let mut reader = Reader::of_request();
     let making = Making::new(env, Path::new(""), &mut reader);
     let node = Node::of_json(entry);

@@ -6,6 +6,7 @@ use serde_json::{Value as Json, json};
 use super::node::{At, Node};
 use super::pool_model::Pools;
 use super::reader::{List, Located, Reader, Value, section};
+use super::tls_model::{ClientTls, Secret, WorkersListen};
 use super::values::{Hundredths, Share, Size, Span, Text, Whole, words};
 use super::worker_values::{
     Capabilities, Collector, Command, Endpoint, Labels, Loopback, Variables, Weights,
@@ -65,8 +66,10 @@ section! {
         allowed_origins: List<Text, 100> = List(Vec::new());
         /// Moves /metrics and /metrics/workers to an address of their own. Only loopback. Changing it takes a restart.
         metrics_listen: Option<Located<Loopback>> = None;
+        /// A listener for workers that dial in, and for nothing else; they always show a token there. Its address alone, or `{ listen, tls }`. Changing it takes a restart; what its files hold does not.
+        workers_listen: Option<Located<WorkersListen>> = None;
     }
-    later ["tls", "behind_proxy", "workers_listen"]
+    later ["tls", "behind_proxy"]
 }
 
 section! {
@@ -201,7 +204,7 @@ section! {
         formerly: Option<Located<WorkerName>> = None;
         /// `websocket`, or `mock` for a stand-in that needs no process.
         interface: Located<InterfaceKind> = Located::nowhere(InterfaceKind::Websocket);
-        /// Where it listens, such as ws://127.0.0.1:3001. Omitted: it dials in.
+        /// Where it listens, such as ws://127.0.0.1:3001 or wss://worker.example:3001. Omitted: it dials in.
         endpoint: Option<Located<Endpoint>> = None;
         /// What it may be asked for; `browser.*` covers all that begins with `browser.`. Omitted: all that it registers.
         capabilities: Option<Capabilities> = None;
@@ -215,8 +218,12 @@ section! {
         launch: Option<Located<Launch>> = None;
         /// How its mock twin behaves.
         mock: Mock = Mock::default();
+        /// The secret of both: shown to a worker that is dialled, asked of one that dials in; by reference, such as "${WORKER_TOKEN}".
+        token: Option<Located<Secret>> = None;
+        /// Whom to believe, and what to show, where the endpoint is wss://.
+        tls: Option<Located<ClientTls>> = None;
     }
-    later ["token", "sessions", "mcp", "pool"]
+    later ["sessions", "mcp", "pool"]
 }
 
 section! {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::MAX_WORKERS;
-use super::check::{Making, Programs};
+use super::check::{Making, Programs, check_token};
 use super::model::Document;
 use super::node::{At, Place};
 use super::pool_model::{Hook, Pool, Scaling, Template, place_of};
@@ -14,6 +14,7 @@ use super::reader::{Located, Reader};
 use crate::fleet::{
     HookSpec, InterfaceKind, LaunchSpec, Origin, PoolName, PoolSpec, ProviderKind, ScheduledMin, WorkerSpec,
 };
+use crate::trust::{ClientFiles, Credential, Credentials, pool_of};
 
 /// Shorter secrets can be guessed.
 const SHORTEST_SECRET: usize = 16;
@@ -63,18 +64,13 @@ pub(super) fn check_pools(document: &Document, reader: &mut Reader<'_>) {
     }
 }
 
-/// The pool whose instance has this name, if there is such a pool.
-pub(crate) fn pool_of(worker: &str) -> Option<PoolName> {
-    let (pool, index) = worker.rsplit_once('-')?;
-    let is_index = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
-    is_index.then(|| PoolName::from(pool))
-}
-
 impl Making<'_> {
     /// Every pool, through the rules of its own fields.
     pub(super) fn pools(
         &self,
         entries: Vec<(usize, Located<Pool>)>,
+        open: bool,
+        credentials: &mut Credentials,
         programs: &mut Programs<'_>,
         reader: &mut Reader<'_>,
     ) -> Made {
@@ -84,7 +80,14 @@ impl Making<'_> {
             let at = all.index(n);
             lines.insert(pool.name.value.clone(), place.line);
             let places = (place, pool.worker.place);
-            let template = self.template(pool.worker, &at.field("worker"), programs, reader);
+            let of_worker = at.field("worker");
+            let (template, credential) = self.template(pool.worker, &of_worker, programs, reader);
+            check_token(open, &template, &credential, (places.1, &of_worker), reader);
+            credentials.pool(pool.name.value.clone(), credential);
+            if let Some(hook) = pool.scaling.hook.as_ref() {
+                let files = webhook_files(&hook.value, &at.field("scaling").field("hook"), programs, reader);
+                files.into_iter().for_each(|files| credentials.webhook(pool.name.value.clone(), files));
+            }
             let scaling = self.scaling(pool.scaling, &template, places, &at, programs, reader);
             let spec = PoolSpec {
                 name: pool.name.value,
@@ -103,10 +106,10 @@ impl Making<'_> {
         at: &At<'_>,
         programs: &mut Programs<'_>,
         reader: &mut Reader<'_>,
-    ) -> WorkerSpec {
+    ) -> (WorkerSpec, Credential) {
         let Template { first, endpoint, command, env, labels } = template.value;
-        let spec = self.worker(first, Origin::Pool, programs, at, reader);
-        WorkerSpec {
+        let (spec, credential) = self.worker(first, Origin::Pool, programs, at, reader);
+        let spec = WorkerSpec {
             endpoint: endpoint.map(Arc::from),
             labels: labels
                 .iter()
@@ -118,7 +121,8 @@ impl Making<'_> {
                 LaunchSpec { command: program.chain(command.into_iter().skip(1)).collect(), env }
             }),
             ..spec
-        }
+        };
+        (spec, credential)
     }
 
     fn scaling(
@@ -279,19 +283,41 @@ fn check_template(
     }
 }
 
+/// What a webhook over https:// is spoken to with.
+fn webhook_files(
+    hook: &Hook,
+    at: &At<'_>,
+    programs: &mut Programs<'_>,
+    reader: &mut Reader<'_>,
+) -> Option<ClientFiles> {
+    let secure = hook.url.as_ref().filter(|url| url.value.0.starts_with("https://"));
+    match (&hook.tls, secure) {
+        (Some(tls), Some(_)) => Some(programs.certificates.client(tls, &at.field("tls"), reader)),
+        (Some(tls), None) => {
+            reader.problem(tls.place, &at.field("tls"), "has no use without a url that begins with https://");
+            None
+        }
+        (None, Some(url)) => {
+            programs.certificates.usual(url.place, at, reader);
+            None
+        }
+        (None, None) => None,
+    }
+}
+
 fn check_url(url: &Located<super::values::Text>, at: &At<'_>, reader: &mut Reader<'_>) {
     let text = &url.value.0;
-    if text.starts_with("https://") {
-        let message = "`https://` is not supported by this version; use http:// on a network that you trust";
-        return reader.problem(url.place, at, message);
-    }
     let parsed: Option<hyper::Uri> = text.parse().ok();
     let fits = parsed.is_some_and(|uri| {
-        uri.scheme_str() == Some("http")
+        matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
     });
     if !fits {
-        reader.problem(url.place, at, "is not an address such as http://127.0.0.1:9000/scale");
+        reader.problem(
+            url.place,
+            at,
+            "is not an address such as https://scaler.example/scale or http://127.0.0.1:9000/scale",
+        );
     }
 }
 

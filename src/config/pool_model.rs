@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::model::{Worker, default_of_empty};
 use super::node::{At, Node, Place, Scalar, Value as Tree};
 use super::reader::{List, Located, Reader, Value, section};
+use super::tls_model::ClientTls;
 use super::values::{Hundredths, Span, Text, Whole, words};
 use super::worker_values::{Command, Variables};
 use crate::fleet::{PoolName, ProviderKind, WorkerName};
@@ -91,6 +92,8 @@ section! {
         url: Option<Located<Text>> = None;
         /// For `webhook`: the key of the signature, of 16 characters or more; by reference, such as "${HOOK_SECRET}".
         secret: Option<Located<Text>> = None;
+        /// For `webhook` over https://: whom to believe, and what to show.
+        tls: Option<Located<ClientTls>> = None;
         /// How long one call may take.
         timeout: Span<100, HOUR> = Span::seconds(10);
     }

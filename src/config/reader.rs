@@ -46,6 +46,17 @@ impl<'d> Reader<'d> {
         Self { elsewhere: "request", ..Self::of_file("request".into(), "") }
     }
 
+    /// Whether something at or below that field was wrong, so that nothing more should be said of it.
+    pub(super) fn is_wrong(&self, at: &At<'_>) -> bool {
+        let path = at.to_string();
+        self.problems.iter().any(|problem| problem.path.starts_with(&path))
+    }
+
+    /// Whether a file is read, in which secrets do not belong.
+    pub(super) fn is_of_file(&self) -> bool {
+        self.elsewhere == "environment"
+    }
+
     /// Notes that something is wrong.
     pub(super) fn problem(&mut self, place: Place, at: &At<'_>, message: impl Into<String>) {
         if self.problems.len() < MAX_PROBLEMS {

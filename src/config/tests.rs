@@ -1,6 +1,8 @@
 //! What people write, and what they are told: every example is loaded, and every `invalid-*.yaml`
 //! compared with the problems it must give.
 
+mod tls;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -55,7 +57,7 @@ fn what_config_yaml_shows_in_comments_is_the_default() {
             .then(|| line.replacen("# ", "", 1))
     };
     // Prose does not begin with a known field's name and a colon.
-    let known = ["formerly", "env"];
+    let known = ["formerly", "env", "token", "tls"];
     // The example of a pool is a block of its own, up to the next empty line.
     let mut in_pools = false;
     let uncommented: String = text
@@ -84,7 +86,8 @@ fn what_config_yaml_shows_in_comments_is_the_default() {
     expected.fairness_weights = [("agent-7".into(), 2)].into();
     assert_eq!(shown.topology.settings, expected);
     assert_eq!(shown.topology.workers, bare.topology.workers);
-    assert_eq!(shown.server, ServerConfig { metrics_listen: shown.server.metrics_listen, ..bare.server });
+    let ServerConfig { metrics_listen, workers_listen, .. } = shown.server.clone();
+    assert_eq!(shown.server, ServerConfig { metrics_listen, workers_listen, ..bare.server });
     assert_eq!(shown.retention, bare.retention);
     assert_eq!(shown.telemetry, TelemetryConfig { otlp: shown.telemetry.otlp.clone(), ..bare.telemetry });
 }
@@ -257,7 +260,7 @@ fn the_fingerprint_covers_the_files_that_are_named() {
 #[test]
 fn a_worker_given_as_json_obeys_the_same_rules() {
     let read = |json| worker_from_json(&json, &Env::default());
-    let worker =
+    let (worker, _) =
         read(serde_json::json!({ "name": "a", "endpoint": "ws://127.0.0.1:1", "slots": 2 })).expect("right");
     assert_eq!((worker.origin, worker.slots), (Origin::Api, Some(2)));
     let told = |json| listed(&read(json).expect_err("wrong"));
@@ -272,6 +275,11 @@ fn a_worker_given_as_json_obeys_the_same_rules() {
         told(serde_json::json!({ "name": "a", "launch": { "command": ["sh"] } })),
         "request: launch: only the file may name programs to launch"
     );
+    let (_, shown) = read(serde_json::json!({ "name": "a", "token": "0123456789abcdef" })).expect("right");
+    assert_eq!(shown.token.map(|token| token.reveal().to_owned()).as_deref(), Some("0123456789abcdef"));
+    let with_files =
+        serde_json::json!({ "name": "a", "endpoint": "wss://b", "tls": { "ca": "/etc/shadow" } });
+    assert_eq!(told(with_files), "request: tls: only the file may name certificates");
     assert_eq!(told(serde_json::json!([])), "request: a list is not a mapping, such as `field: value`");
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::node::{At, Node};
 use super::reader::{List, Reader, Value};
+use super::tls_model::Address;
 use super::values::{Text, Whole};
 use crate::fleet::{Capability, FairnessKey, WorkerName};
 
@@ -214,7 +215,7 @@ impl Value for Weights {
     }
 }
 
-/// Where a worker listens: `ws://host:port`, with a path or without.
+/// Where a worker listens: `ws://host:port` or `wss://host:port`, with a path or without.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// As written.
@@ -223,6 +224,8 @@ pub(super) struct Endpoint {
     pub(super) key: String,
     /// Whether only this machine can be meant.
     pub(super) loopback: bool,
+    /// Whether it is spoken to under TLS.
+    pub(super) secure: bool,
 }
 
 /// What makes two endpoints one, however they are spelled.
@@ -232,18 +235,13 @@ pub(crate) fn endpoint_key(url: &str) -> String {
 
 impl Value for Endpoint {
     fn read(node: &Node<'_>, at: &At<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = node.word();
-        if text.is_some_and(|text| text.starts_with("wss://")) {
-            let message = "`wss://` is not supported by this version; use ws:// on a network that you trust";
-            reader.problem(node.place, at, message);
-            return None;
-        }
-        let endpoint = text.and_then(Self::parse);
-        reader.or_wanted(endpoint, node, at, || "an address such as ws://127.0.0.1:3001".to_owned())
+        let endpoint = node.word().and_then(Self::parse);
+        let expected = || "an address such as ws://127.0.0.1:3001 or wss://worker.example:3001".to_owned();
+        reader.or_wanted(endpoint, node, at, expected)
     }
 
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": r"^ws://|\$\{" })
+        json!({ "type": "string", "pattern": r"^wss?://|\$\{" })
     }
 
     fn written(&self) -> Option<Json> {
@@ -253,11 +251,11 @@ impl Value for Endpoint {
 
 impl Endpoint {
     fn parse(text: &str) -> Option<Self> {
-        Self::behind(text, "ws://")
+        Self::behind(text, ("ws://", 80)).or_else(|| Self::behind(text, ("wss://", 443)))
     }
 
     /// Of an address that begins with this scheme.
-    fn behind(text: &str, scheme: &str) -> Option<Self> {
+    fn behind(text: &str, (scheme, usual_port): (&str, u16)) -> Option<Self> {
         let rest = text.strip_prefix(scheme)?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let graphic =
@@ -267,7 +265,7 @@ impl Endpoint {
                 let digits = port.bytes().all(|byte| byte.is_ascii_digit());
                 (host, port.parse().ok().filter(|port: &u16| digits && *port > 0)?)
             }
-            _ => (authority, 80),
+            _ => (authority, usual_port),
         };
         let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let fits = match inside {
@@ -284,7 +282,8 @@ impl Endpoint {
         let host = if host == "localhost" { "127.0.0.1".to_owned() } else { host };
         let address = inside.unwrap_or(&host).parse::<std::net::IpAddr>();
         let loopback = address.is_ok_and(|address| address.is_loopback());
-        Some(Self { url: text.into(), key: format!("{host}:{port}{path}"), loopback })
+        let secure = usual_port == 443;
+        Some(Self { url: text.into(), key: format!("{host}:{port}{path}"), loopback, secure })
     }
 }
 
@@ -301,7 +300,7 @@ impl Value for Collector {
             reader.problem(node.place, at, message);
             return None;
         }
-        let fits = |text: &&str| Endpoint::behind(text, "http://").is_some() && !text.contains('?');
+        let fits = |text: &&str| Endpoint::behind(text, ("http://", 80)).is_some() && !text.contains('?');
         let url = text.filter(fits).map(|text| Self(text.into()));
         reader.or_wanted(url, node, at, || "an address such as http://127.0.0.1:4318".to_owned())
     }
@@ -321,10 +320,7 @@ pub(super) struct Loopback(pub(super) SocketAddr);
 
 impl Value for Loopback {
     fn read(node: &Node<'_>, at: &At<'_>, reader: &mut Reader<'_>) -> Option<Self> {
-        let address = node.word().and_then(|text| match text.strip_prefix("localhost:") {
-            Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
-            None => text.parse().ok(),
-        });
+        let address = node.word().and_then(Address::parse);
         let expected = || "an address and a port, such as 127.0.0.1:7600".to_owned();
         let address = reader.or_wanted(address, node, at, expected)?;
         if !address.ip().is_loopback() {
@@ -368,6 +364,8 @@ mod tests {
         assert_eq!(key("ws://127.0.0.1:3001/"), key("ws://localhost:3001"));
         assert_eq!(key("ws://Host.Example").as_deref(), Some("host.example:80/"));
         assert_eq!(key("ws://[::1]:3001/a").as_deref(), Some("[::1]:3001/a"));
+        assert_eq!(key("wss://host.example").as_deref(), Some("host.example:443/"));
+        assert_eq!(key("wss://localhost:3001"), key("ws://localhost:3001"), "one port, one worker");
     }
 
     #[test]

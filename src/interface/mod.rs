@@ -20,6 +20,8 @@ use crate::fleet::{
     Artifact, ConnId, ConnectOutcome, Epoch, Event, Order, Registration, Report, TaskError, TaskId, Why,
     WorkerName, WorkerSpec,
 };
+pub use crate::trust::Token;
+use crate::trust::{ClientFiles, Tls};
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -52,28 +54,10 @@ pub struct Target {
     pub spec: Arc<WorkerSpec>,
     /// What to show it, if anything.
     pub token: Option<Token>,
-}
-
-/// A secret that a connection shows; never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(Arc<str>);
-
-impl Token {
-    /// Takes the secret.
-    pub fn new(secret: impl Into<Arc<str>>) -> Self {
-        Self(secret.into())
-    }
-
-    /// The secret itself, for the header that carries it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
+    /// The thread that shakes hands, where it is spoken to under TLS.
+    pub tls: Tls,
+    /// Whom to believe then, and what to show.
+    pub files: ClientFiles,
 }
 
 /// How a connection ended.

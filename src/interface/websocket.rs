@@ -18,6 +18,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Abilities, BoxFuture, Ended, LinkIo, Target, WorkerInterface};
+use crate::trust::Pass;
 use socket::Counted;
 
 /// Opening handshakes that are under way at once. Each takes 8 KiB for a moment, and a server with
@@ -47,13 +48,14 @@ impl WorkerInterface for WebSocketInterface {
 }
 
 /// Carries the connection of a worker that dialled in, after its request was answered with
-/// [`accept_response`] and the stream taken over. `read` is what arrived behind the request.
+/// [`accept_response`] and the stream taken over. `read` is what arrived behind the request, `pass`
+/// what was shown with it.
 /// Ends as [`WorkerInterface::run`] does; dropping the future closes the connection at once.
-pub async fn serve_upgraded<S>(stream: S, read: Vec<u8>, io: LinkIo) -> Ended
+pub async fn serve_upgraded<S>(stream: S, read: Vec<u8>, pass: Pass, io: LinkIo) -> Ended
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let limits = Some(socket::limits(&io.limits));
     let ws = WebSocketStream::from_partially_read(Counted::new(stream), read, Role::Server, limits).await;
-    link::carry(ws, None, io).await
+    link::carry(ws, link::Peer::Came(pass), io).await
 }

@@ -27,6 +27,7 @@ use crate::config::{
 use crate::fleet::{Diff, Generation, Topology, WorkerName, WorkerSpec};
 use crate::interface::BoxFuture;
 use crate::store::Retention;
+use crate::trust::{Credential, Credentials};
 
 /// Requests that wait for the keeper; more make their callers wait.
 const WAITING_REQUESTS: usize = 64;
@@ -35,6 +36,9 @@ const WAITING_REQUESTS: usize = 64;
 pub trait Reconciler: Send + Sync + 'static {
     /// Puts a topology in force.
     fn apply(&self, topology: Topology) -> BoxFuture<Result<Applied, CallError>>;
+
+    /// What workers show and are shown from now on.
+    fn believe(&self, credentials: Arc<Credentials>);
 
     /// Keeps so much of finished tasks from now on.
     fn retain(&self, retention: Retention);
@@ -50,6 +54,10 @@ impl Reconciler for Manager {
     fn apply(&self, topology: Topology) -> BoxFuture<Result<Applied, CallError>> {
         let manager = self.clone();
         Box::pin(async move { Manager::apply(&manager, topology).await })
+    }
+
+    fn believe(&self, credentials: Arc<Credentials>) {
+        self.trust().believe(credentials);
     }
 
     fn retain(&self, retention: Retention) {
@@ -188,6 +196,8 @@ pub enum RemoveRefused {
 struct Wanted {
     config: Arc<Config>,
     added: BTreeMap<WorkerName, Arc<WorkerSpec>>,
+    /// What the API's workers show and are shown.
+    shown: BTreeMap<WorkerName, Credential>,
 }
 
 impl Wanted {
@@ -198,6 +208,18 @@ impl Wanted {
             topology.workers.entry(name.clone()).or_insert_with(|| spec.clone());
         }
         topology
+    }
+
+    /// What all of them show and are shown.
+    fn credentials(&self) -> Arc<Credentials> {
+        if self.shown.is_empty() {
+            return Arc::clone(&self.config.credentials);
+        }
+        let mut credentials = Credentials::clone(&self.config.credentials);
+        for (name, credential) in &self.shown {
+            credentials.worker(name.clone(), credential.clone());
+        }
+        Arc::new(credentials)
     }
 
     /// The same with another file. Names that the file takes up are the file's from then on; an
@@ -216,6 +238,8 @@ impl Wanted {
         }
         let mut added = self.added.clone();
         added.retain(|name, _| !config.topology.workers.contains_key(name));
+        let mut shown = self.shown.clone();
+        shown.retain(|name, _| added.contains_key(name));
         let mut problems = Vec::new();
         if !added.is_empty() {
             let endpoints: BTreeMap<_, _> = added
@@ -232,7 +256,7 @@ impl Wanted {
                 }
             }
         }
-        (Self { config: Arc::new(config), added }, problems)
+        (Self { config: Arc::new(config), added, shown }, problems)
     }
 }
 
@@ -265,7 +289,7 @@ impl Shared {
 
 enum Request {
     Reload(Trigger, bool, oneshot::Sender<Result<Reloaded, ReloadRejected>>),
-    Add(Box<WorkerSpec>, oneshot::Sender<Result<Reloaded, AddRefused>>),
+    Add(Box<(WorkerSpec, Credential)>, oneshot::Sender<Result<Reloaded, AddRefused>>),
     Remove(WorkerName, oneshot::Sender<Result<Reloaded, RemoveRefused>>),
 }
 
@@ -294,7 +318,7 @@ impl Desired {
             fleet: Box::new(fleet),
             status: ArcSwap::from_pointee(ReloadStatus::new(config.hash.clone())),
             config: watch::Sender::new(config.clone()),
-            wanted: ArcSwap::from_pointee(Wanted { config, added: BTreeMap::new() }),
+            wanted: ArcSwap::from_pointee(Wanted { config, added: BTreeMap::new(), shown: BTreeMap::new() }),
         });
         let (requests, waiting) = mpsc::channel(WAITING_REQUESTS);
         let keeper = Keeper::start(shared.clone(), waiting, fingerprint).await?;
@@ -364,7 +388,10 @@ impl Desired {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn worker_from_json(&self, entry: &serde_json::Value) -> Result<WorkerSpec, Vec<Problem>> {
+    pub fn worker_from_json(
+        &self,
+        entry: &serde_json::Value,
+    ) -> Result<(WorkerSpec, Credential), Vec<Problem>> {
         config::worker_from_json(entry, self.shared.source.env())
     }
 
@@ -373,9 +400,9 @@ impl Desired {
     ///
     /// # Errors
     /// See [`AddRefused`].
-    pub async fn add_worker(&self, spec: WorkerSpec) -> Result<Reloaded, AddRefused> {
+    pub async fn add_worker(&self, entry: (WorkerSpec, Credential)) -> Result<Reloaded, AddRefused> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Add(Box::new(spec), reply)).await.map_err(|_| AddRefused::Stopped)?;
+        self.requests.send(Request::Add(Box::new(entry), reply)).await.map_err(|_| AddRefused::Stopped)?;
         answer.await.map_err(|_| AddRefused::Stopped)?
     }
 

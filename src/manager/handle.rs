@@ -20,6 +20,7 @@ use crate::schemas::{InvalidInput, Schemas};
 use crate::store::{Limits, ReadFault, Reads, Retention};
 use crate::supervise::{ProcessStatus, Supervisor};
 use crate::telemetry::Metrics;
+use crate::trust::{Digest, Trust};
 
 /// A message to the loop. Reads come this way only where they need the core itself.
 pub(crate) enum Call {
@@ -189,6 +190,7 @@ pub(crate) struct Shared {
     pub(crate) supervisor: Supervisor,
     pub(crate) schemas: Schemas,
     pub(crate) pools: PoolBoard,
+    pub(crate) trust: Trust,
 }
 
 /// A handle to the WorkerManager. Clone it freely.
@@ -405,6 +407,16 @@ impl Manager {
     /// The files that tasks make and read.
     pub fn artifacts(&self) -> &Arc<Artifacts> {
         &self.0.artifacts
+    }
+
+    /// Whether a program that was started here was given this secret.
+    pub fn launched_with(&self, shown: &Digest) -> bool {
+        self.0.supervisor.gave(shown)
+    }
+
+    /// Tokens, certificates, and the thread that shakes hands.
+    pub fn trust(&self) -> &Trust {
+        &self.0.trust
     }
 
     /// The metrics.

@@ -15,6 +15,7 @@ use crate::interface::{
     factory::WorkerInterfaceFactory,
     mailbox::{self, NotTaken, mailbox},
 };
+use crate::trust::Trust;
 
 /// Orders that may wait for one connection. Executes and cancels are bounded by slots, so a full
 /// queue means that the worker does not read.
@@ -27,6 +28,7 @@ pub(super) struct Links {
     door: Arc<dyn DataDoor>,
     meter: Arc<dyn LinkMeter>,
     limits: LinkLimits,
+    trust: Trust,
     open: FxHashMap<ConnId, mailbox::Sender>,
     dials: HashMap<WorkerName, (ConnId, AbortHandle)>,
     tasks: JoinSet<()>,
@@ -40,6 +42,7 @@ impl Links {
         door: Arc<dyn DataDoor>,
         meter: Arc<dyn LinkMeter>,
         limits: LinkLimits,
+        trust: Trust,
     ) -> Self {
         Self {
             next: 0,
@@ -48,6 +51,7 @@ impl Links {
             door,
             meter,
             limits,
+            trust,
             open: FxHashMap::default(),
             dials: HashMap::new(),
             tasks: JoinSet::new(),
@@ -76,7 +80,15 @@ impl Links {
         let io = self.open();
         let conn = io.conn;
         let (name, events) = (spec.name.clone(), self.events.clone());
-        let target = Target { worker: name.clone(), spec: Arc::clone(spec), token };
+        let own = self.trust.credentials().of(&name).cloned().unwrap_or_default();
+        let target = Target {
+            worker: name.clone(),
+            spec: Arc::clone(spec),
+            // A program that we started was given a fresh one.
+            token: token.or_else(|| own.token.clone()),
+            tls: self.trust.tls.clone(),
+            files: own.tls.clone(),
+        };
         let run = self.factory.interface(spec).run(target, io);
         let worker = name.clone();
         let handle = self.tasks.spawn(async move {

@@ -32,6 +32,7 @@ use crate::schemas::Schemas;
 use crate::store::{LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
 use crate::supervise::{Options, Supervisor};
 use crate::telemetry::{Loop, Metrics, Traces};
+use crate::trust::Trust;
 
 /// Worker events that may wait; a full lane makes the sockets' readers wait.
 const EVENT_LANE: usize = 4_096;
@@ -140,7 +141,8 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
     let begin = |records| Fleet::recover(term, seed, id.clone(), clock.now(), records);
     let fleet = recover(journal.as_mut(), failed_recoveries, records, begin)?;
     let supervisor = Supervisor::new(event_sender.clone(), programs);
-    let providers = Providers::new(event_sender.clone());
+    let trust = Trust::new(metrics.clone());
+    let providers = Providers::new(event_sender.clone(), trust.clone());
     let shared = Arc::new(Shared {
         events: event_sender.clone(),
         calls: call_sender,
@@ -162,11 +164,12 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         supervisor: supervisor.clone(),
         schemas: Schemas::default(),
         pools: PoolBoard::default(),
+        trust: trust.clone(),
     });
     let door: Arc<dyn DataDoor> = Arc::new(DataDoors { logs, artifacts });
     let meter: Arc<dyn LinkMeter> = metrics.clone();
     let writer = Writer::start(journal, metrics)?;
-    let links = Links::new(event_sender, factory, door, meter, limits);
+    let links = Links::new(event_sender, factory, door, meter, limits, trust);
     let manager = Manager(Arc::clone(&shared));
     let run = FleetLoop {
         fleet,

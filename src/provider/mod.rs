@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::fleet::{Event, PoolSpec, ProviderKind, ProviderReport, Wanted};
 use crate::interface::BoxFuture;
+use crate::trust::Trust;
 
 mod document;
 mod exec;
@@ -71,13 +72,14 @@ impl Provider for Nobody {
 pub struct Providers {
     events: mpsc::Sender<Event>,
     process: Process,
+    webhook: Webhook,
     calls: JoinSet<()>,
 }
 
 impl Providers {
     /// Answers go to `events`.
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events, process: Process::default(), calls: JoinSet::new() }
+    pub fn new(events: mpsc::Sender<Event>, trust: Trust) -> Self {
+        Self { events, process: Process::default(), webhook: Webhook { trust }, calls: JoinSet::new() }
     }
 
     /// Calls the provider of a pool; [`Event::Provided`] follows.
@@ -93,7 +95,7 @@ impl Providers {
             _ if pool.is_mock() => Nobody.reconcile(pool, wanted),
             ProviderKind::Process => self.process.reconcile(pool, wanted),
             ProviderKind::Exec => Exec.reconcile(pool, wanted),
-            ProviderKind::Webhook => Webhook.reconcile(pool, wanted),
+            ProviderKind::Webhook => self.webhook.reconcile(pool, wanted),
             ProviderKind::External => Nobody.reconcile(pool, wanted),
         };
         let events = self.events.clone();

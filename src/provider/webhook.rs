@@ -12,12 +12,14 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::signature::{SIGNATURE, TIMESTAMP, signature};
 use super::{Document, HookFault, Instances, Provider};
 use crate::fleet::{HookSpec, PoolSpec, Wanted};
 use crate::interface::BoxFuture;
+use crate::trust::{ClientFiles, Tls, Trust};
 
 /// Tries of one call, and the wait before the second; it doubles.
 const TRIES: u32 = 3;
@@ -27,17 +29,22 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const MAX_ANSWER: usize = 64 << 10;
 
 /// The provider `webhook`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Webhook;
+#[derive(Clone, Default)]
+pub struct Webhook {
+    /// For `https://`: whom to believe, what to show, and the thread that shakes hands.
+    pub trust: Trust,
+}
 
 impl Provider for Webhook {
     fn reconcile(&self, pool: Arc<PoolSpec>, wanted: Arc<Wanted>) -> BoxFuture<Result<Instances, HookFault>> {
+        let files = self.trust.credentials().hook(&pool.name);
+        let tls = self.trust.tls.clone();
         Box::pin(async move {
             let Some(hook) = pool.scaling.hook.as_ref() else {
                 return Err(HookFault::Failed("the pool has no url".to_owned()));
             };
             let body = Bytes::from(Document::of(&pool, &wanted).bytes());
-            let call = tokio::time::timeout(hook.timeout, call(hook, body));
+            let call = tokio::time::timeout(hook.timeout, call(hook, body, (&tls, &files)));
             call.await.unwrap_or(Err(HookFault::Timeout(hook.timeout)))
         })
     }
@@ -50,11 +57,11 @@ enum Tried {
     Again(String),
 }
 
-async fn call(hook: &HookSpec, body: Bytes) -> Result<Instances, HookFault> {
+async fn call(hook: &HookSpec, body: Bytes, tls: (&Tls, &ClientFiles)) -> Result<Instances, HookFault> {
     let mut wait = FIRST_WAIT;
     let mut tries = 1;
     loop {
-        match post(hook, body.clone()).await {
+        match post(hook, body.clone(), tls).await {
             Tried::Done => return Ok(Instances::default()),
             Tried::Refused(why) => return Err(HookFault::Failed(why)),
             Tried::Again(why) if tries == TRIES => {
@@ -67,10 +74,12 @@ async fn call(hook: &HookSpec, body: Bytes) -> Result<Instances, HookFault> {
     }
 }
 
-async fn post(hook: &HookSpec, body: Bytes) -> Tried {
+async fn post(hook: &HookSpec, body: Bytes, tls: (&Tls, &ClientFiles)) -> Tried {
     let Ok(uri) = hook.url.parse::<Uri>() else { return Tried::Refused("its url is not one".to_owned()) };
     let Some(host) = uri.host() else { return Tried::Refused("its url names no host".to_owned()) };
-    let address = match resolve(host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80)).await {
+    let secure = uri.scheme_str() == Some("https");
+    let usual = if secure { 443 } else { 80 };
+    let address = match resolve(host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(usual)).await {
         Ok(address) => address,
         Err(tried) => return tried,
     };
@@ -85,7 +94,7 @@ async fn post(hook: &HookSpec, body: Bytes) -> Tried {
         .header(TIMESTAMP, timestamp)
         .body(Full::new(body));
     match request {
-        Ok(request) => exchange(address, request).await,
+        Ok(request) => exchange(address, request, secure.then_some((host, tls))).await,
         Err(error) => Tried::Refused(format!("its url cannot be asked for: {error}")),
     }
 }
@@ -109,12 +118,27 @@ fn is_allowed(address: IpAddr) -> bool {
     !link_local && !address.is_multicast() && !address.is_unspecified()
 }
 
-async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>) -> Tried {
+/// Whom to speak to under TLS, and how.
+type Secure<'t> = (&'t str, (&'t Tls, &'t ClientFiles));
+
+async fn exchange(address: SocketAddr, request: Request<Full<Bytes>>, secure: Option<Secure<'_>>) -> Tried {
     let failed = |error: &dyn std::fmt::Display| Tried::Again(format!("cannot reach {address}: {error}"));
     let stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
         Err(error) => return failed(&error),
     };
+    let Some((host, (tls, files))) = secure else { return over(address, stream, request).await };
+    match tls.connect(stream, host, files).await {
+        Ok(stream) => over(address, stream, request).await,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn over<S>(address: SocketAddr, stream: S, request: Request<Full<Bytes>>) -> Tried
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let failed = |error: &dyn std::fmt::Display| Tried::Again(format!("cannot reach {address}: {error}"));
     let (mut sender, connection) = match handshake(TokioIo::new(stream)).await {
         Ok(connected) => connected,
         Err(error) => return failed(&error),

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use crate::fleet::{Event, LaunchSpec, WorkerName};
 use crate::interface::Token;
+use crate::trust::Digest;
 
 mod child;
 mod keeper;
@@ -154,6 +155,13 @@ impl Supervisor {
     /// The secret that the running process was given; fresh at each start.
     pub fn token(&self, name: &WorkerName) -> Option<Token> {
         self.0.table().get(name)?.token.clone()
+    }
+
+    /// Whether some running process was given this secret.
+    pub fn gave(&self, shown: &Digest) -> bool {
+        let table = self.0.table();
+        let tokens = table.values().filter_map(|entry| entry.token.as_ref());
+        tokens.fold(false, |found, token| found | token.digest().is_same(shown))
     }
 
     /// How a program is; `None` when there is none of that name.

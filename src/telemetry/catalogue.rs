@@ -383,6 +383,15 @@ families! {
         SSE_EVICTIONS: Counter, "rollcall_sse_evictions_total",
             [label!("reason" = super::http::Eviction::ALL, super::http::Eviction::as_str)],
             "Streams that the server closed.";
+        AUTH_ATTEMPTS: Counter, "rollcall_auth_attempts_total",
+            [label!("plane" = super::access::PLANES, std::convert::identity),
+             label!("outcome" = super::access::Auth::ALL, super::access::Auth::as_str)],
+            "What was shown at a door, and what came of it.";
+        TLS_EXPIRY: Gauge, "rollcall_tls_certificate_expiry_timestamp_seconds",
+            [label!("cert" = crate::trust::Certificate::ALL, crate::trust::Certificate::as_str)],
+            "When the first certificate of that use ends.";
+        TLS_RELOADS: Counter, "rollcall_tls_reloads_total", [label!("outcome" = "applied" "unchanged" "invalid")],
+            "Looks at the files of certificates.";
     }
     "Self cost" => {
         COLLECT_SECONDS: Gauge, "rollcall_metrics_collect_seconds", [PAGE],

@@ -62,6 +62,7 @@ pub struct Metrics {
     log_events: ByWord<IntCounter>,
     spans_dropped: IntCounterVec,
     pub(super) store: super::store::StoreSeries,
+    pub(super) access: super::access::AccessSeries,
     pub(super) pools: super::pools::PoolSeries,
 }
 
@@ -107,6 +108,7 @@ impl Metrics {
             log_events: by_word(&c::LOG_EVENTS),
             spans_dropped: counters(&registry, &c::TRACE_SPANS_DROPPED),
             store: super::store::StoreSeries::new(&registry),
+            access: super::access::AccessSeries::new(&registry),
             pools: super::pools::PoolSeries::new(&registry),
             registry,
         };

@@ -1,5 +1,6 @@
 //! Metrics, logs and traces: one catalogue, and the one place where what happens is counted.
 
+mod access;
 mod build;
 pub mod bundle;
 pub mod catalogue;
@@ -22,6 +23,7 @@ mod tests;
 mod traces;
 mod traffic;
 
+pub use access::Auth;
 pub use http::{Eviction, InFlight, Rejected, RouteSeries, SseStream};
 pub use metrics::{Loop, Metrics};
 pub use panics::count_panics;

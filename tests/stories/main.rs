@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod batches;
+mod clouds;
 mod command_line;
 mod conformance;
 mod crashes;

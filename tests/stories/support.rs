@@ -6,9 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rollcall::api::{self, AppState, Listeners};
+use rollcall::api::{self, AppState, Listeners, WorkersListener};
 use rollcall::client::{Answer, Client, Request};
-use rollcall::config::{Source, Watcher};
+use rollcall::config::{Source, Watcher, WorkersListen};
 use rollcall::interface::LinkLimits;
 use rollcall::interface::factory::WorkerInterfaceFactory;
 use rollcall::manager::desired::Desired;
@@ -23,7 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub(crate) mod asking;
+pub(crate) mod authority;
 pub(crate) mod browser;
+pub(crate) mod cloud;
 pub(crate) mod counting;
 pub(crate) mod machine;
 pub(crate) mod noting;
@@ -44,6 +46,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     client: Client,
     metrics: Option<Client>,
+    workers: Option<SocketAddr>,
     manager: Manager,
     folder: TempDir,
     stop: watch::Sender<bool>,
@@ -54,6 +57,7 @@ pub(crate) struct Server {
 struct Started {
     address: SocketAddr,
     metrics: Option<SocketAddr>,
+    workers: Option<SocketAddr>,
     manager: Manager,
 }
 
@@ -77,10 +81,15 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be had").block_on(serve(source, stopped, tell));
         });
-        let Started { address, metrics, manager } = told.recv().expect("the server starts");
+        let Started { address, metrics, workers, manager } = told.recv().expect("the server starts");
         let client = |address| Client::new(&format!("http://{address}")).expect("the address is one");
         let (client, metrics) = (client(address), metrics.map(client));
-        Self { address, client, metrics, manager, folder, stop, thread: Some(thread) }
+        Self { address, client, metrics, workers, manager, folder, stop, thread: Some(thread) }
+    }
+
+    /// Where workers dial in, if there is such a listener.
+    pub(crate) fn workers_address(&self) -> SocketAddr {
+        self.workers.expect("server.workers_listen is in the configuration")
     }
 
     /// `http://127.0.0.1:…`
@@ -172,6 +181,7 @@ impl Drop for Server {
 async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::Sender<Started>) {
     let loaded = source.load().unwrap_or_else(|error| panic!("config.yaml: {error}"));
     let moved = loaded.config.server.metrics_listen.is_some();
+    let door = loaded.config.server.workers_listen.clone();
     let metrics = Arc::new(Metrics::default());
     let otlp = loaded.config.telemetry.otlp.clone();
     let start = |url: Arc<str>| Traces::start(&url, "story", Arc::clone(&metrics)).expect("a thread");
@@ -192,15 +202,25 @@ async fn serve(source: Source, mut stopped: watch::Receiver<bool>, tell: mpsc::S
     let watcher = Watcher::new(source.path());
     let (desired, keeper) = Desired::start(manager.clone(), source, loaded).await.expect("the loop runs");
     let keeper = tokio::spawn(keeper.run(watcher, manager.stopping(), Arc::clone(manager.metrics())));
+    let workers = match door {
+        Some(WorkersListen { listen, tls }) => {
+            let listener = TcpListener::bind(listen).await.expect("the port is free");
+            let tls = tls.map(|files| manager.trust().tls.door(files).expect("good certificates"));
+            Some(WorkersListener { listener, tls })
+        }
+        None => None,
+    };
     let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let bound = |listener: &TcpListener| listener.local_addr().expect("it is bound");
-    let listeners = Listeners { api: bind().await, metrics: if moved { Some(bind().await) } else { None } };
+    let listeners =
+        Listeners { api: bind().await, metrics: if moved { Some(bind().await) } else { None }, workers };
+    let workers = listeners.workers.as_ref().map(|workers| bound(&workers.listener));
     let address = bound(&listeners.api);
     let metrics = listeners.metrics.as_ref().map(bound);
     let (close, closed) = watch::channel(false);
     let state = AppState::new(manager.clone(), desired);
     let api = tokio::spawn(api::serve(listeners, state, closed));
-    drop(tell.send(Started { address, metrics, manager: manager.clone() }));
+    drop(tell.send(Started { address, metrics, workers, manager: manager.clone() }));
     drop(stopped.wait_for(|stop| *stop).await);
     manager.shutdown(Duration::from_secs(5)).await;
     close.send_replace(true);

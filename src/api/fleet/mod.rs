@@ -3,6 +3,7 @@
 pub(super) mod connect;
 mod decision_form;
 pub(super) mod discovery;
+mod entry;
 mod event_form;
 pub(super) mod events;
 pub(super) mod forecast;

@@ -74,12 +74,12 @@ pub(crate) async fn probe(state: &AppState, name: &str) -> Reply {
 pub(crate) async fn add(state: &AppState, config: &Config, request: Request<Incoming>) -> Reply {
     let body = body::read(request.into_body(), config.server.max_body).await?;
     let entry = serde_json::from_str(checked_text(&body)?).map_err(|error| not_json(&error, WORKER))?;
-    let spec = state.desired().worker_from_json(&entry).map_err(|problems| {
+    let entry = state.desired().worker_from_json(&entry).map_err(|problems| {
         let wrong = problem::INVALID_FIELD.with(crate::config::listed(&problems));
         Refused::new(wrong.hint("an entry has the fields of `workers:` in config.yaml").problems(&problems))
     })?;
-    let name = spec.name.clone();
-    state.desired().add_worker(spec).await.map_err(|refused| Refused::new(not_added(refused, &name)))?;
+    let name = entry.0.name.clone();
+    state.desired().add_worker(entry).await.map_err(|refused| Refused::new(not_added(refused, &name)))?;
     let mut answer = shown(state, &name).await;
     if let Ok(location) = HeaderValue::try_from(format!("/v1/workers/{name}")) {
         answer.headers_mut().insert(LOCATION, location);

@@ -105,6 +105,7 @@ mod tests {
             allowed_hosts: vec!["rollcall.internal".into()],
             allowed_origins: vec!["https://board.example".into()],
             metrics_listen: None,
+            workers_listen: None,
         }
     }
 

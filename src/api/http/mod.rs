@@ -9,3 +9,5 @@ pub(super) mod pulse;
 pub(super) mod query;
 pub(super) mod server;
 pub(super) mod sse;
+pub(super) mod strikes;
+pub(super) mod workers_door;

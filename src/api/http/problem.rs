@@ -2,7 +2,7 @@
 //! try again, what may have happened, and what to do. Every code of the API stands in this file.
 
 use hyper::StatusCode;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use super::body::{Answer, json_of};
@@ -38,6 +38,8 @@ kinds! {
     BAD_REQUEST = BAD_REQUEST, "bad_request", "The request cannot be read";
     NOT_JSON = BAD_REQUEST, "not_json", "The body is not JSON";
     TOO_DEEP = BAD_REQUEST, "too_deep", "The body is nested too deeply";
+    TOKEN_MISSING = UNAUTHORIZED, "token_missing", "A worker has to show a token here";
+    TOKEN_UNKNOWN = UNAUTHORIZED, "token_unknown", "Nobody has this token";
     HOST_NOT_ALLOWED = FORBIDDEN, "host_not_allowed", "The server does not answer to this host name";
     ORIGIN_NOT_ALLOWED = FORBIDDEN, "origin_not_allowed", "Web pages of this origin may not call the server";
     NO_SUCH_ROUTE = NOT_FOUND, "no_such_route", "There is nothing at this path";
@@ -72,6 +74,7 @@ kinds! {
     CONFIG_REJECTED = UNPROCESSABLE_ENTITY, "topology_invalid", "The topology was not taken";
     UPGRADE_REQUIRED = UPGRADE_REQUIRED, "upgrade_required", "Only a WebSocket may connect here";
     QUEUE_FULL = TOO_MANY_REQUESTS, "queue_full", "The queue is full";
+    TOO_MANY_FAILURES = TOO_MANY_REQUESTS, "too_many_failures", "Too many wrong tokens came from this address";
     TOO_MANY_KINDS = TOO_MANY_REQUESTS, "too_many_kinds", "Too many different kinds of tasks wait at once";
     TOO_MANY_STREAMS = SERVICE_UNAVAILABLE, "too_many_streams", "As many streams are open as may be";
     TARGETS_UNSURE = SERVICE_UNAVAILABLE, "targets_unsure", "The list of targets is not known yet";
@@ -170,6 +173,9 @@ impl Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(methods) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(methods));

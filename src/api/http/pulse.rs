@@ -3,6 +3,7 @@
 //! request; here the socket notes what moves, and one slow tick looks at the notes of all connections.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -26,9 +27,19 @@ const BUSY: u8 = 1;
 const STREAMING: u8 = 2;
 const IDLE: u8 = 3;
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Where from.
+    pub(crate) address: IpAddr,
+    /// The names of the certificate, where one was asked for.
+    pub(crate) names: Option<Box<[String]>>,
+}
+
 /// What one connection is at, and since when.
 #[derive(Debug)]
 pub(crate) struct Pulse {
+    caller: Caller,
     born: Instant,
     phase: AtomicU8,
     /// Milliseconds from birth.
@@ -58,8 +69,9 @@ pub(super) enum Verdict {
 
 impl Pulse {
     /// A connection that was just accepted: its first head is awaited.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(caller: Caller) -> Self {
         Self {
+            caller,
             born: Instant::now(),
             phase: AtomicU8::new(HEAD),
             since: AtomicU64::new(0),
@@ -67,6 +79,11 @@ impl Pulse {
             closing: AtomicBool::new(false),
             server: AtomicWaker::new(),
         }
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// A request's head is there.
@@ -234,7 +251,8 @@ mod tests {
 
     #[test]
     fn each_phase_has_its_own_patience() {
-        let pulse = Arc::new(Pulse::new());
+        let caller = Caller { address: [127, 0, 0, 1].into(), names: None };
+        let pulse = Arc::new(Pulse::new(caller));
         assert_eq!(pulse.verdict_at(9_000), Verdict::Fine);
         assert_eq!(pulse.verdict_at(12_000), Verdict::HeadLate);
         pulse.request(Instant::now());

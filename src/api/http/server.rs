@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -21,7 +22,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, warn};
 
 use super::body::Answer;
-use super::pulse::{Noted, Pulse, TICK, Verdict};
+use super::pulse::{Caller, Noted, Pulse, TICK, Verdict};
+use super::workers_door::{self, WorkersListener};
 use crate::api::{AppState, dispatch};
 use crate::telemetry::{Eviction, Rejected};
 
@@ -32,7 +34,7 @@ const MAX_HEAD: usize = 32 << 10;
 /// How long a closing server waits for answers that are on their way.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// How long accepting pauses when the system has no more files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the logs of finished tasks are looked through.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -43,6 +45,8 @@ pub struct Listeners {
     pub api: TcpListener,
     /// For the metrics alone, which then have left the API.
     pub metrics: Option<TcpListener>,
+    /// For workers that dial in, who may use the API's as well.
+    pub workers: Option<WorkersListener>,
 }
 
 /// What a listener serves.
@@ -54,13 +58,16 @@ pub(crate) enum Face {
     AllButMetrics,
     /// The metrics alone.
     MetricsOnly,
+    /// The way in for workers alone, which wants a token.
+    Workers,
 }
 
 /// Serves until `shutdown` turns true (or its sender is gone), then lets answers that are on their
 /// way end for a few seconds. Stop the manager before: until then waiting callers would be cut off.
-pub async fn serve(listeners: Listeners, state: AppState, shutdown: watch::Receiver<bool>) {
+pub async fn serve(mut listeners: Listeners, state: AppState, shutdown: watch::Receiver<bool>) {
     let mut connections = Connections::default();
-    accept(&listeners, &state, shutdown, &mut connections).await;
+    let workers = workers_door::accept(listeners.workers.take(), &state, shutdown.clone());
+    tokio::join!(accept(&listeners, &state, shutdown, &mut connections), workers);
     drop(listeners);
     state.close();
     connections.close();
@@ -83,8 +90,11 @@ struct Connections {
 }
 
 impl Connections {
-    fn serve(&mut self, socket: TcpStream, face: Face, state: AppState) {
-        let pulse = Arc::new(Pulse::new());
+    fn serve(&mut self, socket: TcpStream, face: Face, caller: Caller, state: AppState) {
+        if let Err(error) = socket.set_nodelay(true) {
+            return debug!(%error, "a connection broke before it was served");
+        }
+        let pulse = Arc::new(Pulse::new(caller));
         let task = self.tasks.spawn(connection(socket, face, state, Arc::clone(&pulse)));
         self.pulses.insert(task.id(), (pulse, task));
     }
@@ -143,7 +153,10 @@ async fn accept(
             accepted = accept_maybe(listeners.metrics.as_ref()), if room => (accepted, Face::MetricsOnly),
         };
         match socket {
-            Ok((socket, _)) => connections.serve(socket, face, state.clone()),
+            Ok((socket, from)) => {
+                let caller = Caller { address: from.ip(), names: None };
+                connections.serve(socket, face, caller, state.clone());
+            }
             Err(error) if is_of_the_client(&error) => {
                 debug!(%error, "a connection was gone before it was accepted")
             }
@@ -162,7 +175,7 @@ async fn accept_maybe(listener: Option<&TcpListener>) -> io::Result<(TcpStream, 
     }
 }
 
-fn is_of_the_client(error: &io::Error) -> bool {
+pub(super) fn is_of_the_client(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
@@ -170,11 +183,10 @@ fn is_of_the_client(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn connection(socket: TcpStream, face: Face, state: AppState, pulse: Arc<Pulse>) {
-    if let Err(error) = socket.set_nodelay(true) {
-        debug!(%error, "a connection broke before it was served");
-        return;
-    }
+pub(super) async fn connection<S>(socket: S, face: Face, state: AppState, pulse: Arc<Pulse>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let io = TokioIo::new(Noted::new(socket, Arc::clone(&pulse)));
     let service = {
         let pulse = Arc::clone(&pulse);
@@ -209,7 +221,7 @@ async fn connection(socket: TcpStream, face: Face, state: AppState, pulse: Arc<P
 }
 
 /// Whether a connection may go on; counts why not.
-fn goes_on(verdict: Verdict, state: &AppState) -> bool {
+pub(super) fn goes_on(verdict: Verdict, state: &AppState) -> bool {
     match verdict {
         Verdict::Fine => return true,
         Verdict::Idle => {}

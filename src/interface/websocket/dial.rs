@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use rollcall_protocol::SUBPROTOCOL;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -15,10 +16,11 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::link;
+use super::link::{self, Peer};
 use super::socket::{self, Counted, Opening};
 use crate::fleet::{ConnectOutcome, Why};
 use crate::interface::{BoxFuture, Ended, LinkCommand, LinkIo, LinkLimits, Target};
+use crate::trust::TlsSocket;
 
 /// A failure and its details.
 type Failed = (ConnectOutcome, String);
@@ -48,7 +50,8 @@ async fn dialled(
         why = closed(&mut io) => return Err(Ended::Down(why)),
     };
     match opened {
-        Ok(Ok(ws)) => Ok(Box::pin(link::carry(ws, Some(target.worker), io))),
+        Ok(Ok(Opened::Plain(ws))) => Ok(Box::pin(link::carry(ws, Peer::Dialled(target.worker), io))),
+        Ok(Ok(Opened::Secure(ws))) => Ok(Box::pin(link::carry(ws, Peer::Dialled(target.worker), io))),
         Ok(Err((outcome, detail))) => Err(Ended::NotConnected(outcome, detail)),
         Err(_) => Err(Ended::NotConnected(ConnectOutcome::Timeout, format!("no answer within {patience:?}"))),
     }
@@ -66,17 +69,21 @@ async fn closed(io: &mut LinkIo) -> Why {
     }
 }
 
-async fn open(
-    target: &Target,
-    limits: &LinkLimits,
-    handshakes: &Semaphore,
-) -> Result<WebSocketStream<Counted<TcpStream>>, Failed> {
+/// A connection of either kind; each is carried by code of its own, so that a plain one pays nothing
+/// for the other.
+enum Opened {
+    Plain(WebSocketStream<Counted<TcpStream>>),
+    Secure(WebSocketStream<Counted<TlsSocket>>),
+}
+
+async fn open(target: &Target, limits: &LinkLimits, handshakes: &Semaphore) -> Result<Opened, Failed> {
     let request = request(target)?;
+    let secure = request.uri().scheme_str() == Some("wss");
     let host = request.uri().host().unwrap_or_default();
     // Literal IPv6 addresses stand in brackets in a URL, and without them everywhere else.
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = request.uri().port_u16().unwrap_or(80);
-    let found = tokio::net::lookup_host((host, port)).await;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = request.uri().port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
     let addresses: Vec<_> = found.map_err(|problem| (ConnectOutcome::Dns, problem.to_string()))?.collect();
     if addresses.is_empty() {
         return Err((ConnectOutcome::Dns, format!("{host} has no address")));
@@ -85,6 +92,24 @@ async fn open(
         .await
         .map_err(|problem| (connecting(&problem), problem.to_string()))?;
     socket::tune(&stream).map_err(|problem| (ConnectOutcome::Handshake, problem.to_string()))?;
+    if secure {
+        let stream = target.tls.connect(stream, &host, &target.files).await;
+        let stream = stream.map_err(|problem| (ConnectOutcome::Tls, problem.to_string()))?;
+        return upgraded(request, stream, limits, handshakes).await.map(Opened::Secure);
+    }
+    upgraded(request, stream, limits, handshakes).await.map(Opened::Plain)
+}
+
+/// The opening handshake over a connection of either kind.
+async fn upgraded<S>(
+    request: Request,
+    stream: S,
+    limits: &LinkLimits,
+    handshakes: &Semaphore,
+) -> Result<WebSocketStream<Counted<S>>, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     // The semaphore is never closed.
     let _turn = handshakes.acquire().await;
     let opening = Opening::new(Counted::new(stream));
@@ -99,9 +124,6 @@ fn request(target: &Target) -> Result<Request, Failed> {
     let endpoint = target.spec.endpoint.as_deref();
     let endpoint = endpoint.ok_or_else(|| unusable("the worker has no endpoint: it dials in".into()))?;
     let uri: Uri = endpoint.parse().map_err(|problem| unusable(format!("{endpoint}: {problem}")))?;
-    if uri.scheme_str() == Some("wss") {
-        return Err((ConnectOutcome::Tls, format!("{endpoint}: wss:// is not supported yet, only ws://")));
-    }
     let mut request =
         uri.into_client_request().map_err(|problem| unusable(format!("{endpoint}: {problem}")))?;
     let headers = request.headers_mut();

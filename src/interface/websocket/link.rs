@@ -28,6 +28,7 @@ use super::socket::Counted;
 use super::translate;
 use crate::fleet::{Event, Order, Registration, Why, WorkerName};
 use crate::interface::{Ended, LinkCommand, LinkIo};
+use crate::trust::Pass;
 
 /// A message that was begun and has not grown for so long will not be finished.
 const UNFINISHED: Duration = Duration::from_secs(10);
@@ -89,10 +90,18 @@ struct Link<S> {
     unsent: VecDeque<Event>,
 }
 
+/// Who is at the other end.
+pub(super) enum Peer {
+    /// A worker that was dialled by its name.
+    Dialled(WorkerName),
+    /// Whoever dialled in with this.
+    Came(Pass),
+}
+
 /// Registers a worker over an open WebSocket and carries its connection to the end.
 pub(super) fn carry<S>(
     ws: WebSocketStream<Counted<S>>,
-    dialled: Option<WorkerName>,
+    peer: Peer,
     io: LinkIo,
 ) -> impl Future<Output = Ended> + Send
 where
@@ -101,9 +110,9 @@ where
     // Made before the future: what an async function is given keeps its room in there beside what it
     // was moved into. Beginning and end, in boxes of their own, take none in the 10,000 futures that
     // wait between.
-    let mut link = Link::new(ws, io, dialled.clone());
+    let mut link = Link::new(ws, io, &peer);
     async move {
-        let (end, ended) = match Box::pin(link.first_frame(dialled)).await {
+        let (end, ended) = match Box::pin(link.first_frame(peer)).await {
             Err((end, ended)) => (end, ended),
             Ok(registration) => {
                 let end = link.serve(registration).await;
@@ -120,14 +129,18 @@ impl<S> Link<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    fn new(ws: WebSocketStream<Counted<S>>, io: LinkIo, dialled: Option<WorkerName>) -> Self {
+    fn new(ws: WebSocketStream<Counted<S>>, io: LinkIo, peer: &Peer) -> Self {
+        let (control_header, worker) = match peer {
+            Peer::Dialled(worker) => (2, worker.clone()),
+            Peer::Came(_) => (2 + 4, WorkerName::from("?")),
+        };
         let now = Instant::now();
         let timer_at = now + INTERVAL;
         Self {
             ws,
             io,
-            control_header: if dialled.is_some() { 2 } else { 2 + 4 },
-            worker: dialled.unwrap_or_else(|| WorkerName::from("?")),
+            control_header,
+            worker,
             timer: Box::pin(sleep_until(timer_at)),
             timer_at,
             interval: INTERVAL,

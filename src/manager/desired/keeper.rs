@@ -14,6 +14,7 @@ use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher
 use crate::fleet::{Generation, Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 use crate::telemetry::{Loop, Metrics};
+use crate::trust::Credential;
 
 /// Problems of one rejected file that are logged; the API's answer has them all.
 const LOGGED_PROBLEMS: usize = 20;
@@ -165,6 +166,8 @@ impl Keeper {
     /// Puts it in force, and tells of it. `None` when the fleet is gone.
     async fn apply(&self, trigger: Trigger, wanted: Wanted, began: Instant) -> Option<Reloaded> {
         let busy = self.shared.fleet.workers();
+        // First: whoever is dialled because of the new topology is shown the new token.
+        self.shared.fleet.believe(wanted.credentials());
         let applied = self.shared.fleet.apply(wanted.topology()).await.ok()?;
         let changes = Changes::of(&applied.diff, Some(&busy.workers));
         let config = wanted.config.clone();
@@ -218,7 +221,7 @@ impl Keeper {
         rejected
     }
 
-    async fn add(&self, spec: WorkerSpec) -> Result<Reloaded, AddRefused> {
+    async fn add(&self, (spec, shown): (WorkerSpec, Credential)) -> Result<Reloaded, AddRefused> {
         let mut wanted = Wanted::clone(&self.shared.wanted.load());
         let config = &wanted.config;
         if config.topology.workers.contains_key(&spec.name) {
@@ -247,6 +250,7 @@ impl Keeper {
             }
         }
         let spec = WorkerSpec { origin: Origin::Api, ..spec };
+        wanted.shown.insert(spec.name.clone(), shown);
         wanted.added.insert(spec.name.clone(), Arc::new(spec));
         self.apply(Trigger::Api, wanted, Instant::now()).await.ok_or(AddRefused::Stopped)
     }
@@ -261,6 +265,7 @@ impl Keeper {
         if wanted.added.remove(name).is_none() {
             return Err(RemoveRefused::NoSuchWorker);
         }
+        wanted.shown.remove(name);
         self.apply(Trigger::Api, wanted, Instant::now()).await.ok_or(RemoveRefused::Stopped)
     }
 }

@@ -18,6 +18,8 @@ struct Stand(Arc<Mutex<Arc<Topology>>>);
 impl Reconciler for Stand {
     fn retain(&self, _: crate::store::Retention) {}
 
+    fn believe(&self, _: Arc<crate::trust::Credentials>) {}
+
     fn apply(&self, mut topology: Topology) -> BoxFuture<Result<Applied, CallError>> {
         let mut now = self.0.lock().expect("no test panics with it");
         let diff = Diff::between(&now, &topology);
@@ -142,7 +144,7 @@ fn workers(names: &[&str]) -> String {
     format!("workers:\n{}", if items.is_empty() { "  []\n".to_owned() } else { items.concat() })
 }
 
-fn spec(json: serde_json::Value) -> WorkerSpec {
+fn spec(json: serde_json::Value) -> (WorkerSpec, crate::trust::Credential) {
     config::worker_from_json(&json, &Env::default()).expect("right")
 }
 

@@ -97,7 +97,9 @@ async fn each_refusal_of_a_handshake_has_its_word() {
     ] {
         assert_eq!(outcome(&answers(head).await, None).await.0, expected, "{head}");
     }
-    assert_eq!(outcome("wss://127.0.0.1:1", None).await.0, ConnectOutcome::Tls);
+    let plain = answers("HTTP/1.1 400 Bad Request\r\n\r\n").await.replacen("ws://", "wss://", 1);
+    let (word, detail) = outcome(&plain, None).await;
+    assert_eq!((word, detail.contains("speak TLS at all")), (ConnectOutcome::Tls, true), "{detail}");
 }
 
 #[tokio::test]

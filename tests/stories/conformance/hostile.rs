@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use rollcall::fleet::*;
 use rollcall::interface::websocket::serve_upgraded;
 use rollcall::interface::{Ended, LinkLimits};
+use rollcall::trust::Pass;
 use rollcall_protocol::{FromServer, HeldPhase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
@@ -56,7 +57,7 @@ impl Peer {
 fn open_with(limits: LinkLimits, buffer: usize) -> (DuplexStream, Core) {
     let (ours, theirs) = tokio::io::duplex(buffer);
     let (io, ways) = ways(1, limits);
-    (theirs, ways.core(tokio::spawn(serve_upgraded(ours, Vec::new(), io))))
+    (theirs, ways.core(tokio::spawn(serve_upgraded(ours, Vec::new(), Pass::default(), io))))
 }
 
 async fn peer_of(stream: DuplexStream) -> Peer {

@@ -12,6 +12,7 @@ use rollcall::fleet::*;
 use rollcall::interface::factory::WorkerInterfaceFactory;
 use rollcall::interface::websocket::{accept_response, serve_upgraded};
 use rollcall::interface::{Ended, LinkIo, LinkLimits, Target, WorkerInterface};
+use rollcall::trust::{ClientFiles, Pass, Tls};
 use rollcall_worker_sdk as sdk;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
@@ -133,7 +134,7 @@ impl Door {
             Self::Dial(interface, target) => interface.run(target.clone(), io),
             Self::Accept(accepted) => {
                 let stream = within(accepted.lock().await.recv()).await.expect("the worker dials again");
-                Box::pin(serve_upgraded(stream, Vec::new(), io))
+                Box::pin(serve_upgraded(stream, Vec::new(), Pass::default(), io))
             }
         }
     }
@@ -155,7 +156,13 @@ pub(super) fn target(interface: InterfaceKind, endpoint: Option<String>, latency
         launch: None,
         mock: MockSpec { latency, ..MockSpec::default() },
     };
-    Target { worker: "ann".into(), spec: Arc::new(spec), token: None }
+    Target {
+        worker: "ann".into(),
+        spec: Arc::new(spec),
+        token: None,
+        tls: Tls::default(),
+        files: ClientFiles::default(),
+    }
 }
 
 fn real(latency: Duration) -> sdk::Worker {

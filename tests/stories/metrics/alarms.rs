@@ -25,8 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const NOT_RAISED: [(&str, &str); 5] = [
     ("RollcallQueueStalled", "a task must have waited for five minutes, which no shorter window changes"),
     ("RollcallPanics", "a panic is a bug, and nothing that can be asked of a server makes one"),
-    ("RollcallAuthFailures", "this version has no access keys, so that none can be wrong"),
-    ("RollcallCertificateExpiry", "this version does not speak TLS itself, so that it has no certificate"),
+    (
+        "RollcallAuthFailures",
+        "`clouds::identity` holds the series, `monitoring/tests` the alert: it wants a flood",
+    ),
+    (
+        "RollcallCertificateExpiry",
+        "`clouds::certificates` holds the series, `monitoring/tests` the alert: it waits an hour",
+    ),
     ("RollcallWatchdog", "it always fires, so it never falls; each story waits for it first"),
 ];
 

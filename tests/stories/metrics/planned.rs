@@ -22,21 +22,6 @@ pub(crate) const PLANNED: &[Planned] = &[
     planned("rollcall_nats_ack_pending", &[]),
     planned("rollcall_mcp_requests_total", &[("method", ANY), ("outcome", ANY)]),
     planned("rollcall_mcp_sessions", &[]),
-    planned(
-        "rollcall_auth_attempts_total",
-        &[
-            ("plane", &["api", "worker", "mcp"]),
-            (
-                "outcome",
-                &["ok", "missing", "malformed", "unknown", "expired", "revoked", "forbidden", "throttled"],
-            ),
-        ],
-    ),
     planned("rollcall_audit_events_total", &[("action", ANY)]),
     planned("rollcall_audit_write_errors_total", &[]),
-    planned(
-        "rollcall_tls_certificate_expiry_timestamp_seconds",
-        &[("cert", &["api", "worker_client", "worker_ca"])],
-    ),
-    planned("rollcall_tls_reloads_total", &[("outcome", &["applied", "unchanged", "invalid"])]),
 ];

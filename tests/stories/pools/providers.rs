@@ -116,7 +116,7 @@ impl Subject {
                     Mood::Hanging => "hang",
                 };
                 let (url, posts) = receiver(vec![status]);
-                (Arc::new(Webhook), Some(hook(Vec::new(), url, timeout)), Told::Posts(posts))
+                (Arc::new(Webhook::default()), Some(hook(Vec::new(), url, timeout)), Told::Posts(posts))
             }
         };
         Self { provider, hook, kind, told, _folder: folder }

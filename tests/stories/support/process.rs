@@ -13,9 +13,28 @@ use rollcall_worker_sdk as sdk;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::authority::Pair;
+
 const LISTEN: &str = "STORY_WORKER_LISTEN";
 const CONNECT: &str = "STORY_WORKER_CONNECT";
 const FOLDER: &str = "STORY_WORKER_FOLDER";
+
+const CA: &str = "STORY_WORKER_CA";
+const CERT: &str = "STORY_WORKER_CERT";
+const KEY: &str = "STORY_WORKER_KEY";
+
+/// What a worker has to show, and whom it believes.
+#[derive(Default, Clone)]
+pub(crate) struct Papers<'s> {
+    /// Its token.
+    pub(crate) token: Option<&'s str>,
+    /// The authority of the other side.
+    pub(crate) believes: Option<PathBuf>,
+    /// Its certificate.
+    pub(crate) shows: Option<Pair>,
+    /// The network namespace that it lives in.
+    pub(crate) inside: Option<&'s str>,
+}
 
 /// A worker in a process of its own. It offers `once`, which must not be repeated, `again`, which
 /// may be, and `strict`, which takes objects only. Each notes its run in the file `runs` of its folder, waits for the file that its input
@@ -33,9 +52,34 @@ impl WorkerProcess {
         Self::start(name, (CONNECT, &base_url.replacen("http", "ws", 1)), folder)
     }
 
+    /// One that dials in to this URL with what it was given.
+    pub(crate) fn enter(name: &str, url: &str, folder: &Path, papers: &Papers<'_>) -> Self {
+        Self::start_with(name, (CONNECT, url), folder, papers)
+    }
+
+    /// One that listens there with what it was given.
+    pub(crate) fn listen_with(name: &str, address: SocketAddr, folder: &Path, papers: &Papers<'_>) -> Self {
+        Self::start_with(name, (LISTEN, &address.to_string()), folder, papers)
+    }
+
     fn start(name: &str, way: (&str, &str), folder: &Path) -> Self {
+        Self::start_with(name, way, folder, &Papers::default())
+    }
+
+    fn start_with(name: &str, way: (&str, &str), folder: &Path, papers: &Papers<'_>) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
-        let child = Command::new(program)
+        let mut command = match papers.inside {
+            None => Command::new(program),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        };
+        let pair = papers.shows.iter().flat_map(|pair| [(CERT, &pair.cert), (KEY, &pair.key)]);
+        command.envs(pair).envs(papers.believes.iter().map(|ca| (CA, ca)));
+        command.env_remove(sdk::TOKEN).envs(papers.token.map(|token| (sdk::TOKEN, token)));
+        let child = command
             .args(["--exact", "support::process::is_a_worker_when_told_so", "--ignored", "--nocapture"])
             .env(way.0, way.1)
             .env(FOLDER, folder)
@@ -122,13 +166,21 @@ async fn is_a_worker_when_told_so() {
         .lifeline(sdk::lifeline().expect("the story holds the other end"))
         .build();
     let never = CancellationToken::new();
+    let token = sdk::Token::from_env().expect("a token that a header can carry");
+    let file = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let identity = file(CERT).zip(file(KEY)).map(|(cert, key)| sdk::Identity { cert, key });
+    let ca = file(CA);
     if let Ok(address) = std::env::var(LISTEN) {
         let listener = tokio::net::TcpListener::bind(&address).await.expect("the port is free");
-        worker.serve(listener, Default::default(), never).await.expect("it listens");
+        let tls = identity.map(|identity| sdk::ServerFiles { identity, client_ca: ca });
+        let options = sdk::ServeOptions { token, tls, ..Default::default() };
+        worker.serve(listener, options, never).await.expect("it listens");
     } else if let Ok(url) = std::env::var(CONNECT) {
         let options = sdk::ConnectOptions {
             initial_backoff: Duration::from_millis(20),
             max_backoff: Duration::from_millis(200),
+            token,
+            tls: sdk::ClientFiles { ca, identity },
             ..Default::default()
         };
         worker.connect(&url, options, never).await.expect("a URL");

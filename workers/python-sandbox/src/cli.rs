@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
+use rollcall_worker_sdk::{ClientFiles, Identity, ServerFiles};
 use serde::Deserialize;
 
 use crate::limits::{
@@ -33,13 +34,26 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDR", required_unless_present_any = ["connect", "check"])]
     pub listen: Option<SocketAddr>,
 
-    /// Dial in to a server, such as ws://127.0.0.1:7600
+    /// Dial in to a server, such as ws://127.0.0.1:7600 or wss://rollcall.example:7610
     #[arg(long, value_name = "URL", conflicts_with = "listen")]
     pub connect: Option<String>,
 
     /// The file with the token to demand or to show; else ROLLCALL_TOKEN. Needed off loopback
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// The authorities, in PEM, by which the other side's certificate is judged. With --connect: instead of
+    /// the system's. With --listen: the server must then show a certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// The certificate to show, in PEM, with those between it and its authority. With --listen: serve TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its private key, in PEM, which nobody else may read
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 
     /// The name to register under, as in the server's config.yaml; else ROLLCALL_WORKER_NAME
     #[arg(long)]
@@ -188,6 +202,30 @@ struct SessionsSection {
 }
 
 impl Arguments {
+    /// The certificate to show.
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity { cert: self.tls_cert.clone()?, key: self.tls_key.clone()? })
+    }
+
+    /// Whom to believe, and what to show, when dialling in.
+    pub fn as_client(&self) -> ClientFiles {
+        ClientFiles { ca: self.tls_ca.clone(), identity: self.identity() }
+    }
+
+    /// The same when listening; none without a certificate.
+    ///
+    /// # Errors
+    /// A sentence, when there is an authority but no certificate.
+    pub fn as_server(&self) -> Result<Option<ServerFiles>, String> {
+        match self.identity() {
+            Some(identity) => Ok(Some(ServerFiles { identity, client_ca: self.tls_ca.clone() })),
+            None if self.tls_ca.is_some() => {
+                Err("--tls-ca has no use with --listen but with --tls-cert and --tls-key".to_owned())
+            }
+            None => Ok(None),
+        }
+    }
+
     /// What the file says, and the flags before it.
     ///
     /// # Errors
@@ -354,6 +392,18 @@ mod tests {
         assert!(parse(&["--check"]).is_ok());
         assert!(parse(&["--connect", "ws://127.0.0.1:1"]).is_ok());
         assert!(parse(&["--listen", "127.0.0.1:0", "--connect", "ws://127.0.0.1:1"]).is_err());
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key() {
+        let parsed = |words: &[&str]| parse(&[&["--listen", "127.0.0.1:0"][..], words].concat());
+        assert!(parsed(&["--tls-cert", "a"]).is_err() && parsed(&["--tls-key", "a"]).is_err());
+        let whole = parsed(&["--tls-cert", "a", "--tls-key", "b", "--tls-ca", "c"]).expect("known flags");
+        let files = whole.as_server().expect("whole").expect("a certificate");
+        assert_eq!((files.identity.key, files.client_ca), ("b".into(), Some("c".into())));
+        let half = parsed(&["--tls-ca", "c"]).expect("known flags");
+        assert!(half.as_server().is_err());
+        assert_eq!(half.as_client().ca, Some("c".into()));
     }
 
     #[test]

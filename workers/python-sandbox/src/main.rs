@@ -119,15 +119,19 @@ async fn serve(
     info!(isolation = %isolation.level, found = isolation.findings.join("; "), "sandboxes are ready");
     match (&arguments.connect, arguments.listen) {
         (Some(url), _) => {
-            worker.connect(url, ConnectOptions { token, ..ConnectOptions::default() }, stop).await
+            let tls = arguments.as_client();
+            worker.connect(url, ConnectOptions { token, tls, ..ConnectOptions::default() }, stop).await
         }
         (None, Some(address)) => {
             let (metrics, sandbox) = (offer.metrics.clone(), offer.sandbox.clone());
             let page = move || metrics.page(&sandbox);
+            let tls = arguments
+                .as_server()
+                .map_err(|problem| io::Error::new(io::ErrorKind::InvalidInput, problem))?;
             let listener = TcpListener::bind(address).await?;
             // For whoever asked for port 0; the log is on standard error.
             writeln!(io::stdout(), "listening on {}", listener.local_addr()?)?;
-            worker.serve(listener, ServeOptions { token, metrics: Some(Arc::new(page)) }, stop).await
+            worker.serve(listener, ServeOptions { token, metrics: Some(Arc::new(page)), tls }, stop).await
         }
         (None, None) => Ok(()),
     }

@@ -44,6 +44,7 @@ pub use fetch::{ArtifactReference, SERVER};
 pub use lifeline::{LIFELINE_FD, lifeline};
 pub use options::{ConnectOptions, ServeOptions};
 pub use rollcall_protocol::{Fault, Status, Stream, TaskError, Usage};
+pub use rollcall_tls::{ClientFiles, Identity, ServerFiles};
 pub use serde_json::value::RawValue;
 pub use task::{CancelReason, Task, TaskContext, TaskEnd};
 pub use token::{TOKEN, Token};

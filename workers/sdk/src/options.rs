@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rollcall_tls::{ClientFiles, ServerFiles};
+
 use crate::Token;
 
 /// How a listening worker serves.
@@ -14,12 +16,19 @@ pub struct ServeOptions {
     /// The worker's own part of the page at `/metrics`, in the Prometheus text format; what the
     /// operating system says of the process is added. Absent: no such page.
     pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    /// What is shown to the server, and by whose authority its certificate is judged. The files are
+    /// followed. Absent: no TLS.
+    pub tls: Option<ServerFiles>,
 }
 
 impl fmt::Debug for ServeOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let metrics = self.metrics.is_some();
-        f.debug_struct("ServeOptions").field("token", &self.token).field("metrics", &metrics).finish()
+        f.debug_struct("ServeOptions")
+            .field("token", &self.token)
+            .field("metrics", &metrics)
+            .field("tls", &self.tls)
+            .finish()
     }
 }
 
@@ -34,6 +43,9 @@ pub struct ConnectOptions {
     pub max_backoff: Duration,
     /// How long dialling and the opening handshake may take together. Default 10 s.
     pub connect_timeout: Duration,
+    /// Whom to believe over `wss://`, and what to show. Default: the operating system's authorities,
+    /// and nothing. The files are read anew for each connection.
+    pub tls: ClientFiles,
 }
 
 impl Default for ConnectOptions {
@@ -43,6 +55,7 @@ impl Default for ConnectOptions {
             initial_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            tls: ClientFiles::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,8 +19,11 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rollcall_protocol::SUBPROTOCOL;
+use rollcall_tls::{Kept, Renewal, ServerConfig, ServerFiles};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -39,12 +42,45 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without the link may stay.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How old the last look at the certificates may be when somebody dials.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// A pause after a failed accept, such as one without a free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is shown, following its files.
+struct Tls {
+    kept: Kept<ServerFiles>,
+    looked: Mutex<Instant>,
+}
+
+impl Tls {
+    /// What holds now; the files are looked at when somebody comes.
+    fn config(&self, worker: &str) -> Arc<ServerConfig> {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() >= LOOK {
+            *looked = Instant::now();
+            match self.kept.renew() {
+                Renewal::Unchanged => {}
+                Renewal::Applied => info!(worker, "new certificates are in force"),
+                Renewal::Invalid(faults) => {
+                    for fault in faults {
+                        warn!(
+                            worker,
+                            "certificates were changed and not taken, the old ones stay: tls {fault}"
+                        );
+                    }
+                }
+            }
+        }
+        self.kept.config()
+    }
+}
 
 struct Server {
     hub: Arc<Hub>,
     options: ServeOptions,
+    tls: Option<Tls>,
     close: CancellationToken,
     /// Whether a server holds the link.
     taken: AtomicBool,
@@ -79,12 +115,20 @@ pub(crate) async fn serve(
         let problem = format!("a worker that listens on {address}, off loopback, needs a token");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
+    let tls = match options.tls.clone().map(Kept::load).transpose() {
+        Ok(tls) => tls,
+        Err(faults) => {
+            let told: Vec<_> = faults.iter().map(|fault| format!("tls {fault}")).collect();
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, told.join("; ")));
+        }
+    };
     if options.metrics.is_some() {
         hub.serves_metrics(address.port());
     }
     info!(worker = hub.name(), %address, "listening");
     until_shutdown(Arc::clone(&hub), shutdown, |close| {
-        let server = Server { hub, options, close, taken: AtomicBool::new(false) };
+        let tls = tls.map(|kept| Tls { kept, looked: Mutex::new(Instant::now()) });
+        let server = Server { hub, options, tls, close, taken: AtomicBool::new(false) };
         Arc::new(server).accept(listener)
     })
     .await
@@ -121,6 +165,23 @@ impl Server {
         if let Err(error) = socket::tune(&stream) {
             warn!(worker = self.hub.name(), %peer, %error, "cannot tune a socket");
         }
+        let Some(tls) = &self.tls else { return self.requests(stream, peer).await };
+        let config = tls.config(self.hub.name());
+        let shaken = tokio::time::timeout(HEAD_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
+        match shaken {
+            Ok(Ok(stream)) => self.requests(Box::new(stream), peer).await,
+            Ok(Err(error)) => {
+                warn!(worker = self.hub.name(), %peer, %error, "no TLS with somebody who dialled")
+            }
+            // Who opens a connection and says nothing is no event.
+            Err(_) => {}
+        }
+    }
+
+    async fn requests<S>(self: Arc<Self>, stream: S, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let upgrade = Mutex::new(None);
         let service = service_fn(|request| {
             let (page, accepted) = self.answer(request);
@@ -142,7 +203,7 @@ impl Server {
         }
         let accepted = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(upgrade) = accepted {
-            self.link(upgrade, peer).await;
+            self.link::<S>(upgrade, peer).await;
         }
     }
 
@@ -199,12 +260,15 @@ impl Server {
         Ok((response, Seat(Arc::clone(self))))
     }
 
-    async fn link(&self, upgrade: Upgrade, peer: SocketAddr) {
+    async fn link<S>(&self, upgrade: Upgrade, peer: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let upgraded = match upgrade.ready.await {
             Ok(upgraded) => upgraded,
             Err(error) => return warn!(worker = self.hub.name(), %peer, %error, "the upgrade failed"),
         };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else {
             return warn!(worker = self.hub.name(), %peer, "the upgraded stream is not the one accepted");
         };
         let (stream, limits) = (parts.io.into_inner(), socket::limits(self.hub.max_message()));

@@ -73,7 +73,7 @@ impl Worker {
     /// Connections that break are waited for anew; tasks go on meanwhile.
     ///
     /// # Errors
-    /// When the listener is broken, or listens off loopback without a token.
+    /// When the listener is broken, or listens off loopback without a token, or a certificate's file is wrong.
     pub async fn serve(
         &self,
         listener: TcpListener,
@@ -83,7 +83,7 @@ impl Worker {
         crate::serve::serve(Arc::clone(&self.0), listener, options, shutdown).await
     }
 
-    /// Dials in to a server (`ws://host:port`, the path may be left out) until `shutdown`, again and
+    /// Dials in to a server (`ws://host:port` or `wss://host:port`, the path may be left out) until `shutdown`, again and
     /// again with exponential backoff and full jitter; then as [`Worker::serve`].
     ///
     /// # Errors

@@ -9,25 +9,27 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::ending::{End, code_of};
 use super::reading::kind_of;
-use super::{Link, translate};
-use crate::fleet::{ConnectOutcome, Registration, Why, WorkerName};
+use super::{Link, Peer, translate};
+use crate::fleet::{ConnectOutcome, Registration, Why};
 use crate::interface::{Ended, LinkCommand};
+use crate::trust::Pass;
 
 impl<S> Link<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     /// Waits for `register`, which must be the first frame.
-    pub(super) async fn first_frame(
-        &mut self,
-        dialled: Option<WorkerName>,
-    ) -> Result<Registration, (End, Ended)> {
+    pub(super) async fn first_frame(&mut self, peer: Peer) -> Result<Registration, (End, Ended)> {
+        let (dialled, pass) = match peer {
+            Peer::Dialled(worker) => (Some(worker), None),
+            Peer::Came(pass) => (None, Some(pass)),
+        };
         let text = self.first_text().await?;
         let detail = match FromWorker::decode(&text) {
             Ok(FromWorker::Register(frame)) => {
                 self.io.meter.message("in", "register", text.len());
                 match translate::registration(*frame, dialled) {
-                    Ok(registration) => return Ok(registration),
+                    Ok(registration) => return self.admitted(registration, pass),
                     Err(detail) => {
                         self.io.meter.protocol_error("unexpected");
                         detail
@@ -46,6 +48,23 @@ where
         // The peer may be gone; then there is nobody to tell.
         drop(self.complain("bad_register", &detail));
         Err(not_registered(End::tell(Why::Protocol, CloseCode::Policy), detail))
+    }
+
+    /// A registration under a name that what was shown is good for.
+    fn admitted(
+        &mut self,
+        registration: Registration,
+        pass: Option<Pass>,
+    ) -> Result<Registration, (End, Ended)> {
+        match pass.map_or(Ok(()), |pass| pass.admits(&registration.worker)) {
+            Ok(()) => Ok(registration),
+            Err(why) => {
+                // The peer may be gone; then there is nobody to tell.
+                drop(self.complain("unauthorized", &why));
+                let end = End::tell(Why::Protocol, CloseCode::Policy);
+                Err((end, Ended::NotConnected(ConnectOutcome::Auth, why)))
+            }
+        }
     }
 
     /// Waits for the first text, and not for long.

@@ -15,6 +15,7 @@ reconnects are done here; a worker only runs its tasks::
         worker.main()
 """
 
+from rollcall_worker.certificates import Certificates
 from rollcall_worker.errors import Fault, TaskCancelled, TaskError
 from rollcall_worker.frames import StoredArtifact
 from rollcall_worker.lifeline import LIFELINE_FD
@@ -27,6 +28,7 @@ __all__ = [
     "TOKEN",
     "WORKER_NAME",
     "CancelReason",
+    "Certificates",
     "Fault",
     "OutputStream",
     "StoredArtifact",

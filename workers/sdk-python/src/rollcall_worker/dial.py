@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from rollcall_worker.certificates import Certificates
 from rollcall_worker.fetch import Api
 from rollcall_worker.frames import CONNECT_PATH
 from rollcall_worker.hub import Hub
@@ -57,7 +58,7 @@ class Dialler:
         token: Token | None,
         backoff: Backoff,
         connect_timeout: float,
-        tls: ssl.SSLContext | None,
+        tls: ssl.SSLContext | Certificates | None,
     ) -> None:
         self._hub, self._backoff = hub, backoff
         self._url = whole_url(url)
@@ -70,8 +71,13 @@ class Dialler:
             "additional_headers": {} if token is None else {"Authorization": token.bearer()},
             "proxy": None,
         }
-        if tls is not None:
-            self._options["ssl"] = tls
+        secure = urlsplit(self._url).scheme == "wss"
+        if tls is not None and not secure:
+            raise ValueError(f"{url}: certificates have no use without TLS; write wss://")
+        self._tls = tls if tls is not None or not secure else Certificates()
+        if isinstance(self._tls, Certificates):
+            # A file that is missing at the start is a mistake; one that is missing later may come back.
+            self._tls.client()
 
     async def dial(self, close: asyncio.Event) -> None:
         """Dial until ``close``."""
@@ -80,7 +86,7 @@ class Dialler:
             pause = None
             try:
                 connection = await self._open(close)
-            except (OSError, WebSocketException, asyncio.TimeoutError) as problem:
+            except (OSError, ValueError, WebSocketException, asyncio.TimeoutError) as problem:
                 log.warning("cannot connect to %s: %s", self._url, problem or type(problem).__name__)
             else:
                 if connection is None:
@@ -96,7 +102,9 @@ class Dialler:
         """Open a connection; ``None`` when the worker was to stop meanwhile."""
 
         async def open_one() -> ClientConnection:
-            return await _Connect(self._url, **self._options)
+            tls = self._tls.client() if isinstance(self._tls, Certificates) else self._tls
+            options = self._options if tls is None else self._options | {"ssl": tls}
+            return await _Connect(self._url, **options)
 
         opening, closing = asyncio.ensure_future(open_one()), asyncio.ensure_future(close.wait())
         try:

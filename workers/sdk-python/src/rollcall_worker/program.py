@@ -10,8 +10,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from rollcall_worker.certificates import Certificates
 from rollcall_worker.lifeline import watch_lifeline
 from rollcall_worker.token import Token
 
@@ -50,14 +52,22 @@ async def _run(worker: Worker, arguments: argparse.Namespace) -> None:
     if arguments.slots is not None:
         worker.bound(arguments.slots)
     if arguments.connect is not None:
-        await worker.connect(arguments.connect, token=token, stop=stop, cut=cut)
+        await worker.connect(arguments.connect, token=token, stop=stop, cut=cut, tls=_certificates(arguments))
     else:
         host, port = arguments.listen
-        await worker.serve(host, port, token=token, stop=stop, cut=cut, listening=_tell)
+        tls = _certificates(arguments)
+        if tls is not None and tls.cert is None:
+            raise ValueError("--tls-ca has no use with --listen but with --tls-cert and --tls-key")
+        await worker.serve(host, port, token=token, stop=stop, cut=cut, listening=_tell, tls=tls)
     if worker.running:
         # A thread or a coroutine that does not stop; the interpreter would wait for the latter.
         logging.shutdown()
         os._exit(0)
+
+
+def _certificates(arguments: argparse.Namespace) -> Certificates | None:
+    found = Certificates(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+    return None if found == Certificates() else found
 
 
 def _tell(address: str) -> None:
@@ -74,11 +84,32 @@ def _parser(kind: str) -> argparse.ArgumentParser:
         type=_address,
         help="serve this address, which the server dials; also /healthz. Port 0 takes a free one",
     )
-    way.add_argument("--connect", metavar="URL", help="dial in to a server, such as ws://127.0.0.1:7600")
+    way.add_argument(
+        "--connect",
+        metavar="URL",
+        help="dial in to a server, such as ws://127.0.0.1:7600 or wss://rollcall.example:7610",
+    )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
         help="the token to demand or to show; else ROLLCALL_TOKEN. Needed off loopback",
+    )
+    parser.add_argument(
+        "--tls-ca",
+        metavar="FILE",
+        type=Path,
+        help="the authorities, in PEM, by which the other side's certificate is judged. With --connect: "
+        "instead of the system's. With --listen: the server must then show a certificate",
+    )
+    parser.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        type=Path,
+        help="the certificate to show, in PEM, with those between it and its authority. "
+        "With --listen: serve TLS",
+    )
+    parser.add_argument(
+        "--tls-key", metavar="FILE", type=Path, help="its private key, in PEM, which nobody else may read"
     )
     parser.add_argument(
         "--name", help="the name to register under, as in config.yaml; else ROLLCALL_WORKER_NAME"

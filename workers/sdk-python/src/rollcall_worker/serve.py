@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import ssl
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -17,12 +18,17 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from rollcall_worker.certificates import Certificates
 from rollcall_worker.frames import SUBPROTOCOL
 from rollcall_worker.hub import Hub
 from rollcall_worker.link import carry, socket_options
+from rollcall_worker.timing import within
 from rollcall_worker.token import Token
 
 log = logging.getLogger("rollcall_worker")
+
+LOOK: Final = 2.0
+"""Seconds between looks at the files of the certificate."""
 
 HANDSHAKE: Final = 10.0
 """Seconds that a connection may take until it is the link."""
@@ -31,8 +37,10 @@ HANDSHAKE: Final = 10.0
 class Listener:
     """A port, and whoever holds the link on it."""
 
-    def __init__(self, hub: Hub, token: Token | None, metrics: Callable[[], str] | None) -> None:
-        self._hub, self._token, self._metrics = hub, token, metrics
+    def __init__(
+        self, hub: Hub, token: Token | None, metrics: Callable[[], str] | None, tls: Certificates | None
+    ) -> None:
+        self._hub, self._token, self._metrics, self._tls = hub, token, metrics, tls
         # Who has the seat, and whether no link has begun or the last one has ended.
         self._holder: ServerConnection | None = None
         self._unlinked = asyncio.Event()
@@ -58,6 +66,8 @@ class Listener:
                 self._unlinked.set()
 
         options = socket_options(self._hub.about.max_message)
+        if self._tls is not None:
+            options["ssl"] = self._tls.server()
         async with serve(
             link,
             host,
@@ -72,9 +82,27 @@ class Listener:
             log.info("listening on %s", address)
             if listening is not None:
                 listening(address)
-            await close.wait()
+            await self._until(close, options.get("ssl"))
             # The link says its last words first; the end of the server would cut them off.
             await self._unlinked.wait()
+
+    async def _until(self, close: asyncio.Event, context: ssl.SSLContext | None) -> None:
+        """Wait for ``close``, and follow the files of the certificate meanwhile."""
+        tls = self._tls
+        if tls is None or context is None:
+            await close.wait()
+            return
+        seen = tls.stamp()
+        while not close.is_set():
+            await within(LOOK, close.wait())
+            if (now := tls.stamp()) == seen:
+                continue
+            seen = now
+            try:
+                tls.renew(context)
+                log.info("new certificates are in force")
+            except ValueError as problem:
+                log.warning("certificates were changed and not taken, the old ones stay: %s", problem)
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         headers = request.headers

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
+from rollcall_worker.certificates import Certificates
 from rollcall_worker.dial import Backoff, Dialler
 from rollcall_worker.frames import MAX_MESSAGE, to_json
 from rollcall_worker.hub import Hub
@@ -162,18 +163,20 @@ class Worker:
         cut: asyncio.Event | None = None,
         listening: Callable[[str], None] | None = None,
         metrics: Callable[[], str] | None = None,
+        tls: Certificates | None = None,
     ) -> None:
         """Serve a port that a server dials, with ``/healthz`` on the same port, until ``stop`` is set.
 
         Then it says goodbye, lets running tasks finish for the grace, and returns. Connections that
         break are waited for anew; tasks go on meanwhile. When ``cut`` is set, tasks are told to stop
         at once. ``listening`` is called with the address, for whoever asked for port 0; ``metrics``
-        returns the page at ``/metrics``, in the Prometheus text format.
+        returns the page at ``/metrics``, in the Prometheus text format. With ``tls`` the port speaks TLS.
 
-        Raises `ValueError` when it would listen off loopback without a token, `OSError` when it cannot.
+        Raises `ValueError` when it would listen off loopback without a token or a file of ``tls`` is
+        wrong, `OSError` when it cannot.
         """
         hub = self._hub = Hub(self._about)
-        listener = Listener(hub, token, metrics)
+        listener = Listener(hub, token, metrics, tls)
         await hub.until_left(
             lambda close: listener.listen(host, port, close, listening),
             stop or asyncio.Event(),
@@ -190,13 +193,14 @@ class Worker:
         initial_backoff: float = 0.1,
         max_backoff: float = 30.0,
         connect_timeout: float = 10.0,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Certificates | None = None,
     ) -> None:
-        """Dial in to a server (``ws://host:port``, the path may be left out) until ``stop`` is set.
+        """Dial in to a server (``wss://`` or ``ws://host:port``; the path may be left out) until ``stop``.
 
         Again and again, with exponential backoff and full jitter between the two bounds (seconds);
         then as `serve`. A server that refuses is dialled again. Raises `ValueError` when the URL is not
-        one that can be dialled, or is off loopback and there is no token.
+        one that can be dialled, or is off loopback and there is no token, or a file of ``tls`` is wrong.
+        `Certificates` are read anew for each connection.
         """
         hub = self._hub = Hub(self._about)
         dialler = Dialler(
