@@ -19,7 +19,7 @@ mod store;
 mod workers;
 
 /// A fault must show, and must go, within this: some wait for a backoff.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Alerts that no story raises, and why.
 const NOT_RAISED: [(&str, &str); 5] = [
@@ -78,11 +78,11 @@ fn hurried(folder: &Path) -> PathBuf {
     let line = |line: &str| match line.trim_start().split(' ').next() {
         Some("for:") => "    for: 1s".to_owned(),
         Some("keep_firing_for:") => "    keep_firing_for: 1s".to_owned(),
-        _ => with_windows(line, |unit| if unit == 'm' { "5s" } else { "10s" }),
+        _ => with_windows(line, |unit| if unit == 'm' { "8s" } else { "15s" }),
     };
     let text = ours.lines().map(line).collect::<Vec<_>>().join("\n");
     assert_eq!(timeless(&text), timeless(&ours));
-    assert!(text.matches("[5s]").count() > 10 && text.matches("[10s]").count() > 10);
+    assert!(text.matches("[8s]").count() > 10 && text.matches("[15s]").count() > 10);
     let file = folder.join("rules.yaml");
     std::fs::write(&file, text).expect("a file can be written");
     file

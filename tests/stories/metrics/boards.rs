@@ -76,7 +76,7 @@ pub(crate) fn queries(board: &Value) -> Vec<(&str, &str)> {
 /// A query with its variables filled as for "All" over the last minutes.
 pub(crate) fn filled(query: &str) -> String {
     [
-        ("$__rate_interval", "4s"),
+        ("$__rate_interval", "8s"),
         ("$__range", "5m"),
         ("$__interval", "4s"),
         ("$job", ".+"),

@@ -88,7 +88,7 @@ pub(crate) fn three(program: &str) -> String {
 pub(crate) struct Prometheus(Process);
 
 impl Prometheus {
-    /// One of this version that scrapes the server at this URL twice a second, and others under the same
+    /// One of this version that scrapes the server at this URL each second, and others under the same
     /// job, judges by these rules, and tells this Alertmanager.
     pub(crate) async fn run(
         version: Version,
@@ -106,11 +106,11 @@ impl Prometheus {
             .replace("127.0.0.1:7600", server)
             .replace("127.0.0.1:9090", &address.to_string())
             .replace("127.0.0.1:9093", &alertmanager.to_string())
-            .replace("scrape_interval: 15s", "scrape_interval: 500ms\n  scrape_timeout: 500ms")
-            .replace("scrape_interval: 60s", "scrape_interval: 500ms")
+            .replace("scrape_interval: 15s", "scrape_interval: 1s\n  scrape_timeout: 1s")
+            .replace("scrape_interval: 60s", "scrape_interval: 1s")
             .replace("evaluation_interval: 30s", "evaluation_interval: 1s")
             .replace("refresh_interval: 30s", "refresh_interval: 500ms")
-            .replace("scrape_timeout: 20s", "scrape_timeout: 500ms")
+            .replace("scrape_timeout: 20s", "scrape_timeout: 1s")
             .replace("rules/*.yaml", &rules.display().to_string());
         let old = ["7600", "9090", "9093", "60s", "30s"];
         let used = config.lines().filter(|line| !line.trim_start().starts_with('#'));
