@@ -63,6 +63,6 @@ pub struct KeyTaken {
     pub seq: Seq,
     /// The task that has the key.
     pub task: TaskId,
-    /// The body that it was submitted with; see [`KeyHash`].
+    /// The body that it was submitted with; see [`KeyHash`](crate::fleet::KeyHash).
     pub body: u128,
 }
