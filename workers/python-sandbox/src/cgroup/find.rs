@@ -6,6 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::{OWN_FOLDER, Tree};
 
 /// What a group's limits need, as the kernel names it.
@@ -166,8 +169,9 @@ fn make_own_folder(parent: &Path, number: u64) -> Result<PathBuf, String> {
     Ok(own)
 }
 
-/// A worker that was killed cannot clear its groups away; they are empty, since its sandboxes died
-/// with it. Only groups without processes can be removed, so nothing alive is hurt.
+/// A worker that was killed cannot clear its groups away. Its sandboxes died with it, but for one that
+/// was just being made: bwrap's inner process waits for ever for an outer one that is gone, and is
+/// killed here. Only groups of workers that are gone are touched.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -175,10 +179,20 @@ fn sweep(parent: &Path) {
         let pid = pid.and_then(|rest| rest.split('.').next());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             for group in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+                kill_members(&group.path());
                 drop(fs::remove_dir(group.path()));
             }
             drop(fs::remove_dir(entry.path()));
         }
+    }
+}
+
+fn kill_members(group: &Path) {
+    let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse::<i32>().ok().filter(|pid| *pid > 0)) {
+        // It may have ended meanwhile (0 would be one of another namespace, and to us the own group). The
+        // folder goes now, or at the next start.
+        let (Ok(()) | Err(_)) = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -269,8 +269,13 @@ fn measured(folder: &Path) -> Option<(u64, usize)> {
     let (mut bytes, mut files) = (0, 0);
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        // A file that goes away meanwhile is none.
-        for entry in fs::read_dir(&folder).ok()?.flatten() {
+        // What goes away meanwhile is none: pip unpacks, moves and removes while this looks.
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(problem) if problem.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return None,
+        };
+        for entry in entries.flatten() {
             let Ok(about) = entry.metadata() else { continue };
             files += 1;
             bytes += about.blocks() * 512;
