@@ -307,8 +307,18 @@ fn task() -> Value {
 }
 
 fn explanation() -> Value {
-    let waits =
-        ["recording", "recovering", "backoff", "retry_budget", "stopping", "busy", "not_ready", "impossible"];
+    let waits = [
+        "recording",
+        "recovering",
+        "backoff",
+        "retry_budget",
+        "session",
+        "reading",
+        "stopping",
+        "busy",
+        "not_ready",
+        "impossible",
+    ];
     json!({
         "type": "object",
         "properties": {

@@ -26,8 +26,8 @@ const MAX_DEATHS: u32 = 2;
 const MAX_RETURNS: u32 = 100;
 
 impl Fleet {
-    /// Hands an eligible task (out of its queue already) to a worker.
-    pub(super) fn assign(&mut self, ix: TaskIx, worker: WorkerIx) {
+    /// Hands an eligible task (out of its queue already) to a worker; with its input, if that is not here.
+    pub(super) fn assign(&mut self, ix: TaskIx, worker: WorkerIx, input: Option<Payload>) {
         let epoch = self.next_epoch();
         let limit = self.limit_of(ix, worker);
         let now = self.now;
@@ -67,7 +67,11 @@ impl Fleet {
             self.budgets.earn(&task.spec.capability, now.mono);
         }
         let task = &mut self.tasks[ix];
-        let (id, spec) = (task.id, Arc::clone(&task.spec));
+        let spec = match input {
+            None => Arc::clone(&task.spec),
+            Some(input) => Arc::new(task.spec.with_input(input)),
+        };
+        let id = task.id;
         let timer = Some(self.timers.set(now.mono + limit.span + LIMIT_SLACK, Timer::Limit(ix)));
         let live = Live {
             worker,

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hasher};
 use super::Fleet;
 use super::lifecycle::Phase;
 use super::slab::TaskIx;
+use super::task::{Keep, TaskSpec};
 
 /// A broken invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,18 +51,32 @@ impl Fleet {
             self.tasks.len()
         );
         let held = self.gates.ineligible();
+        let leaving = self.gates.stowing();
         for (id, ix) in &self.by_id {
             let task = &self.tasks[*ix];
             ensure!(task.id == *id, "task {id} is stored as {}", task.id);
+            let small = task.spec.input.as_str().len() <= TaskSpec::LARGE_INPUT;
+            ensure!(
+                small || task.keep == Keep::Passing || held.contains(ix) || leaving.contains(id),
+                "the input of task {id} stays in memory"
+            );
             ensure!(task.attempts.is_sorted_by(|a, b| a.epoch < b.epoch), "epochs of task {id} do not rise");
             match &task.phase {
                 Phase::Between => return Err(Violation(format!("task {id} was left between phases"))),
                 Phase::Held => ensure!(held.contains(ix), "task {id} waits for a record that nobody awaits"),
                 Phase::Waiting(waiting) => {
+                    let places = [waiting.delayed, waiting.ticket.is_some(), waiting.reading_for.is_some()];
                     ensure!(
-                        waiting.delayed != waiting.ticket.is_some(),
-                        "task {id} is neither queued nor delayed, or both"
+                        places.iter().filter(|is_there| **is_there).count() == 1,
+                        "task {id} is not in exactly one of queue, delay and reading"
                     );
+                    if let Some(worker) = waiting.reading_for {
+                        let worker = self.registry.workers.get(worker);
+                        ensure!(
+                            worker.is_some_and(|worker| worker.reading.contains(ix)),
+                            "the input of task {id} is read for a worker that keeps no slot for it"
+                        );
+                    }
                     match waiting.starved {
                         None => {
                             let ends = !waiting.delayed || waiting.timer.is_some() || waiting.turn;
@@ -104,11 +119,18 @@ impl Fleet {
                 let live = self.tasks.get(*task).and_then(|task| task.phase.live());
                 ensure!(live.is_some_and(|live| live.worker == ix), "{name} holds a task that is not there");
             }
+            for task in &worker.reading {
+                let reads = self.tasks.get(*task).is_some_and(
+                    |task| matches!(&task.phase, Phase::Waiting(waiting) if waiting.reading_for == Some(ix)),
+                );
+                ensure!(reads, "{name} keeps a slot for a task that does not need it");
+            }
             if let Some(conn) = worker.conn() {
                 ensure!(self.registry.by_conn.get(&conn) == Some(&ix), "{name}'s connection is not known");
                 ensure!(worker.timers.liveness.is_some(), "nobody watches whether {name} lives");
             } else {
                 ensure!(!worker.listed_own, "{name} is listed as free without a connection");
+                ensure!(worker.reading.is_empty(), "{name} keeps slots without a connection");
                 ensure!(
                     worker.holds.is_empty() || worker.timers.lease.is_some(),
                     "{name} keeps its attempts for ever"
@@ -173,7 +195,7 @@ impl Fleet {
         let recovering = self.tasks.iter().filter(|(_, task)| matches!(task.phase, Phase::Recovering(_)));
         let recovering = recovering.count();
         ensure!(recovering == self.recovering, "{recovering} tasks recover, {} are counted", self.recovering);
-        let bytes: u64 = self.tasks.iter().map(|(_, task)| task.spec.input.as_str().len() as u64).sum();
+        let bytes: u64 = self.tasks.iter().map(|(_, task)| task.spec.input_bytes()).sum();
         ensure!(bytes == self.bytes, "{bytes} bytes of inputs are counted as {}", self.bytes);
         let stats = self.stats(self.now);
         let accepted: u64 = stats.capabilities.values().map(|c| c.accepted.iter().sum::<u64>()).sum();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Fleet;
 use super::balancer::Demand;
 use super::ids::{TaskId, WorkerName};
-use super::lifecycle::Phase;
+use super::lifecycle::{Phase, Waiting};
 use super::registry::Worker;
 use super::slab::{DemandIx, TaskIx, WorkerIx};
 use super::time::Wall;
@@ -111,6 +111,11 @@ impl Fleet {
                     waiting.since.since(self.now.mono).as_secs_f64()
                 ),
             ),
+            Phase::Waiting(Waiting { reading_for: Some(worker), .. }) => {
+                let worker =
+                    self.registry.workers.get(*worker).map_or("a worker", |worker| worker.name.as_str());
+                sentence(Wait::Reading, format!("its input is being read from the store, for {worker}"))
+            }
             Phase::Waiting(_)
             | Phase::Assigned(_)
             | Phase::Running(_)
@@ -307,7 +312,8 @@ fn summary(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> 
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
-        | Wait::Session => "its turn comes now".to_owned(),
+        | Wait::Session
+        | Wait::Reading => "its turn comes now".to_owned(),
     }
 }
 
@@ -354,7 +360,8 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
-        | Wait::Session => None,
+        | Wait::Session
+        | Wait::Reading => None,
     }
 }
 

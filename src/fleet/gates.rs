@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::ids::{RequestId, Seq};
+use super::ids::{RequestId, Seq, TaskId};
 use super::planted::{Planted, planted};
 use super::slab::WorkerIx;
 use super::words::{Answer, Effect, KeyTaken, Record, Refusal};
@@ -31,6 +31,8 @@ enum Behind {
     Entry(Box<Entry>),
     /// A worker's process is on the roster.
     Rostered(WorkerIx),
+    /// A task's input is in the journal.
+    Stow(TaskId),
 }
 
 /// A task kept by key on its way in.
@@ -53,11 +55,20 @@ impl Gates {
         seq <= self.durable
     }
 
+    /// The tasks whose inputs leave memory once their records are durable.
+    pub(super) fn stowing(&self) -> BTreeSet<TaskId> {
+        let task = |behind: &Behind| match behind {
+            Behind::Stow(task) => Some(*task),
+            Behind::Show(_) | Behind::Rostered(_) | Behind::Entry(_) => None,
+        };
+        self.waiting.iter().filter_map(|(_, behind)| task(behind)).collect()
+    }
+
     /// The tasks that wait here for their hand-over.
     pub(super) fn ineligible(&self) -> BTreeSet<TaskIx> {
         let task = |behind: &Behind| match behind {
             Behind::Entry(entry) => Some(entry.task),
-            Behind::Show(_) | Behind::Rostered(_) => None,
+            Behind::Show(_) | Behind::Rostered(_) | Behind::Stow(_) => None,
         };
         self.waiting.iter().filter_map(|(_, behind)| task(behind)).collect()
     }
@@ -110,6 +121,10 @@ impl Fleet {
         self.gates.wait(seq, Behind::Rostered(worker));
     }
 
+    pub(super) fn stow_after(&mut self, seq: Seq, task: TaskId) {
+        self.gates.wait(seq, Behind::Stow(task));
+    }
+
     /// The journal has everything up to `up_to`, but for the tasks whose keys were taken.
     pub(super) fn durable(&mut self, up_to: Seq, taken: &[KeyTaken]) {
         // A journal that confirms what it was never given is not believed.
@@ -126,6 +141,9 @@ impl Fleet {
                 // Its connection ended meanwhile: the worker still has the result and tells so.
                 Behind::Show(Effect::Order(conn, _)) if !self.registry.by_conn.contains_key(&conn) => {}
                 Behind::Show(effect) => self.effect(effect),
+                Behind::Stow(task) if taken.is_none() => self.stow(task),
+                // Its key names another task: it was not written.
+                Behind::Stow(_) => {}
                 Behind::Rostered(worker) => {
                     if self.registry.workers.get(worker).is_some_and(|worker| worker.roster == Some(seq)) {
                         self.registry.workers[worker].roster = None;
@@ -148,7 +166,7 @@ impl Fleet {
         let taken = taken.filter(|_| !planted(Planted::TakenKeyIgnored));
         // The task may have ended meanwhile, and its place be another's.
         let is_there = self.by_id.get(&record.id) == Some(&task);
-        let (capability, source) = (record.spec.capability.clone(), record.source);
+        let (id, capability, source) = (record.id, record.spec.capability.clone(), record.source);
         let answer = match taken {
             None => Answer::Accepted(record),
             Some(taken) => {
@@ -174,6 +192,7 @@ impl Fleet {
         if taken.is_none() && is_there {
             self.count_accepted(task);
             self.become_eligible(task);
+            self.stow(id);
         }
     }
 
@@ -199,6 +218,7 @@ impl Fleet {
                 | Effect::Halt(_)
                 | Effect::Provision(..)
                 | Effect::Record(..)
+                | Effect::Fetch(..)
                 | Effect::Gate(..)
                 | Effect::Note(_),
                 _,
@@ -211,7 +231,7 @@ impl Fleet {
 fn record_of(waited: Seq, behind: &Behind) -> Seq {
     match behind {
         Behind::Entry(entry) => entry.own,
-        Behind::Show(_) | Behind::Rostered(_) => waited,
+        Behind::Show(_) | Behind::Rostered(_) | Behind::Stow(_) => waited,
     }
 }
 

@@ -122,6 +122,7 @@ impl Fleet {
             charged: 0,
             deaths: 0,
             returns: 0,
+            unread: 0,
             retry: None,
             cancel_asked: None,
             assigned_at: None,
@@ -155,6 +156,7 @@ impl Fleet {
                 let seq = self.repeats(retry_of.as_deref()).unwrap_or(self.tasks[ix].seq);
                 let seq = if planted(Planted::AcceptedBeforeCommit) { Seq(0) } else { seq };
                 self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+                self.stow_later(ix);
                 self.become_eligible(ix);
             }
         }
@@ -220,6 +222,7 @@ impl Fleet {
             let record = self.write(ix);
             let seq = self.tasks[ix].seq;
             self.show_after(seq, Effect::Answer(request, Answer::Accepted(record)));
+            self.stow_later(ix);
         } else if let Some(ended) = self.finished.tasks.get(&task) {
             let record = Arc::clone(&ended.record);
             self.show(record.keep, ended.seq, Effect::Answer(request, Answer::Accepted(record)));

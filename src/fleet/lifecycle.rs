@@ -47,6 +47,8 @@ pub(super) struct Task {
     pub(super) deaths: u32,
     /// Attempts given back without a charge.
     pub(super) returns: u32,
+    /// How often in a row its input could not be read.
+    pub(super) unread: u32,
     /// What the retry that is planned repeats.
     pub(super) retry: Option<Retry>,
     /// When somebody asked to stop it.
@@ -106,13 +108,26 @@ pub(super) struct Waiting {
     /// Its place among those who wait for the retry budget.
     pub(super) starved: Option<u64>,
     pub(super) ticket: Option<Ticket>,
+    /// Its input is read for this worker, which keeps a slot free for it meanwhile.
+    pub(super) reading_for: Option<WorkerIx>,
+    /// Its place in line, which it keeps when that worker cannot take it after all.
+    pub(super) number: Option<u64>,
     pub(super) timer: Option<TimerKey>,
 }
 
 impl Waiting {
     /// A wait that begins now.
     pub(super) fn since(since: Mono) -> Self {
-        Self { since, delayed: false, turn: false, starved: None, ticket: None, timer: None }
+        Self {
+            since,
+            delayed: false,
+            turn: false,
+            starved: None,
+            ticket: None,
+            reading_for: None,
+            number: None,
+            timer: None,
+        }
     }
 }
 
@@ -294,6 +309,7 @@ impl Fleet {
     /// Ends a wait: out of the queue, timer cleared, the time counted.
     pub(super) fn leave_wait(&mut self, ix: TaskIx) -> Duration {
         self.unqueue(ix);
+        self.stop_reading(ix);
         let now = self.now.mono;
         let task = &mut self.tasks[ix];
         let Phase::Waiting(waiting) = &mut task.phase else { return Duration::ZERO };
@@ -458,7 +474,7 @@ impl Fleet {
         self.by_id.remove(&task.id);
         self.timers.clear(&mut task.deadline);
         self.balancer.demands[task.demand].tasks -= 1;
-        self.bytes -= task.spec.input.as_str().len() as u64;
+        self.bytes -= task.spec.input_bytes();
         self.leave_session(ix, task.session.take());
         Some(task)
     }

@@ -27,7 +27,8 @@ impl Fleet {
         if self.registry.named(&registration.worker).is_none() {
             self.adopt(&registration);
         }
-        let Some(worker) = self.registry.named(&registration.worker) else {
+        let name = &registration.worker;
+        let Some(worker) = self.registry.named(name).or_else(|| self.leaver(name)) else {
             let message = format!("no worker named {:?} is configured here", registration.worker.as_str());
             self.refuse(conn, None, "unknown_worker", &message, ConnectOutcome::Auth);
             return;
@@ -140,6 +141,7 @@ impl Fleet {
             endpoint: subject.spec.endpoint.clone(),
             launched: subject.spec.launch.is_some(),
             capabilities: registration.capabilities.clone(),
+            timeout: Some(subject.spec.timeout),
         };
         let seq = self.record(Record::Roster(entry));
         let subject = &mut self.registry.workers[worker];
@@ -263,7 +265,7 @@ impl Fleet {
 
     /// A dial ended without a registration.
     pub(super) fn dial_failed(&mut self, name: &WorkerName, outcome: ConnectOutcome, detail: Arc<str>) {
-        let Some(worker) = self.registry.named(name) else { return };
+        let Some(worker) = self.dialling(name) else { return };
         let subject = &mut self.registry.workers[worker];
         let Link::Dialling { since } = subject.link else { return };
         subject.link = Link::Down;
@@ -332,6 +334,7 @@ impl Fleet {
         }
         self.note(Note::Disconnected { worker: name, pool, why });
         self.relist(worker);
+        self.reading_for_nobody(worker);
         if why == Why::Superseded {
             return;
         }
@@ -373,8 +376,9 @@ impl Fleet {
 
     fn dial_at(&mut self, worker: WorkerIx, at: Mono) {
         let now = self.now;
+        let gone = self.registry.workers[worker].retiring.is_some() && !self.may_return(worker);
         let subject = &mut self.registry.workers[worker];
-        if !subject.is_dialled() || subject.retiring.is_some() || self.quiescing {
+        if !subject.is_dialled() || gone || self.quiescing {
             return;
         }
         self.timers.clear(&mut subject.timers.dial);

@@ -19,7 +19,9 @@ mod finished;
 mod gates;
 mod health;
 mod ids;
+mod inputs;
 mod intake;
+mod leavers;
 mod lifecycle;
 mod limits;
 mod links;
@@ -201,6 +203,7 @@ impl Fleet {
             Event::Quiesce => self.quiesce(),
             Event::Farewell => self.farewell(),
             Event::EndSession(tenant, session, request) => self.end_session(&tenant, &session, request),
+            Event::Fetched(task, input) => self.fetched(task, input),
             Event::Wake => self.wake(),
         }
         self.settle_sessions();

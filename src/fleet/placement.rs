@@ -154,8 +154,7 @@ impl Fleet {
                 return;
             };
             self.left_queue(demand, key_gone);
-            self.leave_wait(task);
-            self.assign(task, worker);
+            self.hand_over(task, worker);
         }
     }
 
@@ -170,18 +169,25 @@ impl Fleet {
                 |below| rng.random_range(0..below.max(1)),
             );
             if let Some(worker) = pick {
-                self.leave_wait(task);
-                self.assign(task, worker);
+                self.hand_over(task, worker);
                 return;
             }
         }
         let spec = Arc::clone(&self.tasks[task].spec);
+        let kept = match &mut self.tasks[task].phase {
+            Phase::Waiting(waiting) => waiting.number.take(),
+            Phase::Held
+            | Phase::Recovering(_)
+            | Phase::Assigned(_)
+            | Phase::Running(_)
+            | Phase::Cancelling(_)
+            | Phase::Between => None,
+        };
         let ticket = Ticket {
             priority: spec.priority,
             key: spec.fairness_key.clone().unwrap_or_else(|| FairnessKey::from("")),
-            number: self.ticket,
+            number: kept.unwrap_or_else(|| self.next_ticket()),
         };
-        self.ticket += 1;
         if self.balancer.demands[demand].queue.push(&ticket, task) {
             self.waiting_keys += 1;
         }
@@ -191,6 +197,11 @@ impl Fleet {
             waiting.ticket = Some(ticket);
         }
         self.note(Note::Blocked(blocked));
+    }
+
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket - 1
     }
 
     /// Takes a waiting task out of its queue, if it is in one.

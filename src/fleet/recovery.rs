@@ -70,6 +70,7 @@ impl Fleet {
         for task in tasks.into_values().filter(|task| !task.state.is_final()) {
             fleet.restore(&task, &roster);
         }
+        fleet.registry.roster = roster;
         fleet
     }
 
@@ -77,7 +78,7 @@ impl Fleet {
         // The demands of accepted tasks are never too many: they were counted when they came in.
         let Ok(demand) = self.demand(&record.spec.capability, &record.spec.labels) else { return };
         self.balancer.demands[demand].tasks += 1;
-        self.bytes += record.spec.input.as_str().len() as u64;
+        self.bytes += record.spec.input_bytes();
         let counted = self.tally.place(&record.spec.capability);
         self.tally.accepted(counted, record.source);
         let now = self.now;
@@ -106,6 +107,7 @@ impl Fleet {
             charged: record.charged,
             deaths: record.deaths,
             returns: 0,
+            unread: 0,
             retry: None,
             cancel_asked: None,
             assigned_at: record.assigned_at,
@@ -123,6 +125,7 @@ impl Fleet {
         if let Keep::ByKey(hash) = record.keep {
             self.remember_key(hash, ix);
         }
+        self.stow(record.id);
         // A launched worker ended with the server: what it had is queued again, uncharged.
         let dead = |hint: &Hint| {
             roster.get(&hint.worker).is_some_and(|entry| entry.launched || entry.instance != hint.instance)
@@ -156,7 +159,12 @@ impl Fleet {
     pub(super) fn recovery_over(&mut self, ix: TaskIx) {
         let Phase::Recovering(recovering) = &mut self.tasks[ix].phase else { return };
         recovering.timer = None;
+        let leaver = recovering.hint.as_ref().map(|hint| hint.worker.clone());
+        let leaver = leaver.and_then(|name| self.leaver(&name));
         self.not_recovered(ix, false);
+        if let Some(worker) = leaver {
+            self.steer(worker);
+        }
     }
 
     /// A worker that was on the roster is back, or another process in its place: tasks that waited

@@ -14,7 +14,7 @@ use super::time::{Mono, Wall};
 use super::timers::TimerKey;
 use super::topology::{InterfaceKind, Settings, WorkerSpec};
 use super::view::WorkerState;
-use super::words::{Offer, Overlay, Registration, Why};
+use super::words::{Offer, Overlay, Registration, RosterEntry, Why};
 
 /// Attempts that a worker will not let go of, remembered at most; beyond it the oldest is forgotten.
 pub(super) const MAX_STUCK: usize = 1_024;
@@ -27,6 +27,8 @@ pub(super) struct WorkerRegistry {
     pub(super) by_conn: BTreeMap<ConnId, WorkerIx>,
     /// What workers of the roster offered when the server last ran; only until the topology is known.
     pub(super) remembered: BTreeMap<WorkerName, Arc<[Offer]>>,
+    /// The roster as the server found it; only until the topology is known.
+    pub(super) roster: BTreeMap<WorkerName, RosterEntry>,
     /// What people said, by name: outlives the worker.
     pub(super) overlays: BTreeMap<WorkerName, Overlay>,
     /// Workers whose view may have changed since it was last taken.
@@ -95,6 +97,8 @@ pub(super) struct Worker {
     pub(super) slots: u32,
     /// Attempts that are its own.
     pub(super) holds: BTreeSet<TaskIx>,
+    /// Tasks whose input is being read for it: their slots are kept free. Only while it is connected.
+    pub(super) reading: BTreeSet<TaskIx>,
     /// Attempts that were fenced and that it has not let go of: their slots are not free.
     pub(super) stuck: BTreeSet<(TaskId, Epoch)>,
     /// Its process is on the roster once this record is durable.
@@ -142,6 +146,7 @@ impl Worker {
             labels: Labels::new(),
             slots: 0,
             holds: BTreeSet::new(),
+            reading: BTreeSet::new(),
             stuck: BTreeSet::new(),
             roster: None,
             rostered: None,
@@ -210,7 +215,7 @@ impl Worker {
     }
 
     pub(super) fn used(&self) -> u32 {
-        u32::try_from(self.holds.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.holds.len() + self.reading.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn unavailable(&self) -> u32 {

@@ -169,7 +169,8 @@ impl Fleet {
 
     /// The entry that a worker's connection and program are made by.
     pub fn entry(&self, worker: &WorkerName) -> Option<Arc<super::WorkerSpec>> {
-        self.registry.named(worker).map(|ix| Arc::clone(&self.registry.workers[ix].spec))
+        let found = self.dialling(worker).or_else(|| self.registry.named(worker));
+        found.map(|ix| Arc::clone(&self.registry.workers[ix].spec))
     }
 
     /// Every worker of the topology, and those that still wind down outside of it, by name.

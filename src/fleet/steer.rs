@@ -46,6 +46,7 @@ impl Fleet {
             }
         }
         self.registry.remembered.clear();
+        self.bring_back_leavers();
         self.note(Note::Applied { generation: topology.generation, diff: Arc::new(diff) });
     }
 
@@ -78,6 +79,7 @@ impl Fleet {
                 return;
             }
         }
+        self.give_way(name);
         let overlay = self.registry.overlays.get(name).cloned().unwrap_or_default();
         let worker = self.registry.workers.insert(Worker::new(Arc::clone(spec), overlay));
         if let Some(said) = self.registry.remembered.remove(name) {
@@ -104,6 +106,7 @@ impl Fleet {
 
     fn renamed(&mut self, from: &WorkerName, to: &WorkerName) {
         let Some(worker) = self.registry.by_name.remove(from) else { return };
+        self.give_way(to);
         self.registry.by_name.insert(to.clone(), worker);
         self.registry.gone.insert(from.clone());
         self.registry.gone.remove(to);
@@ -185,14 +188,17 @@ impl Fleet {
 
     /// Takes a worker out of the topology: it finishes what it runs, then goes.
     fn retire(&mut self, worker: WorkerIx, why: Why) {
-        let subject = &mut self.registry.workers[worker];
-        subject.retiring = Some(why);
-        subject.next_dial = None;
-        self.timers.clear(&mut subject.timers.dial);
-        if let Link::Dialling { .. } = subject.link {
-            subject.link = Link::Down;
-            let name = subject.name.clone();
-            self.effect(Effect::HangUp(name));
+        self.registry.workers[worker].retiring = Some(why);
+        // One that has something to finish is dialled for that, unless its name stays with another.
+        if why == Why::Moved || !self.may_return(worker) {
+            let subject = &mut self.registry.workers[worker];
+            subject.next_dial = None;
+            self.timers.clear(&mut subject.timers.dial);
+            if let Link::Dialling { .. } = subject.link {
+                subject.link = Link::Down;
+                let name = subject.name.clone();
+                self.effect(Effect::HangUp(name));
+            }
         }
         self.reindex(worker);
         self.relist(worker);
@@ -257,7 +263,7 @@ impl Fleet {
     pub(super) fn steer(&mut self, worker: WorkerIx) {
         self.registry.changed.insert(worker);
         let subject = &self.registry.workers[worker];
-        let waits = !subject.holds.is_empty() || (!subject.restart && self.sessions.any_on(worker));
+        let waits = self.has_business(worker) || (!subject.restart && self.sessions.any_on(worker));
         if !subject.winds_down() || waits {
             self.refresh(worker);
             return;

@@ -79,8 +79,11 @@ pub enum RetryWord {
 pub struct TaskSpec {
     /// What to do; no pattern.
     pub capability: Capability,
-    /// The input, any JSON.
+    /// The input, any JSON; empty, which no JSON is, while only the journal has it.
     pub input: Payload,
+    /// Bytes of an input that only the journal has; 0 of one that is here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stowed: u64,
     /// Labels that the worker must all have.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// 1 (first) to 5.
@@ -113,11 +116,16 @@ impl TaskSpec {
     /// Between 1 (first) and 5.
     pub const USUAL_PRIORITY: u8 = 3;
 
+    /// An input of more bytes leaves the core once its task is recorded, and has a row of its own in a
+    /// store, so that a change of state does not write it again.
+    pub const LARGE_INPUT: usize = 16 << 10;
+
     /// A task about which nothing else is said: every field has its default.
     pub fn new(capability: impl Into<Capability>, input: impl Into<Payload>) -> Self {
         Self {
             capability: capability.into(),
             input: input.into(),
+            stowed: 0,
             labels: BTreeMap::new(),
             priority: Self::USUAL_PRIORITY,
             queue_timeout: None,
@@ -132,6 +140,32 @@ impl TaskSpec {
             artifacts: Vec::new(),
         }
     }
+
+    /// How large its input is, wherever that is.
+    pub fn input_bytes(&self) -> u64 {
+        self.stowed.max(self.input.as_str().len() as u64)
+    }
+
+    /// Whether only the journal has its input.
+    pub fn is_stowed(&self) -> bool {
+        self.stowed > 0
+    }
+
+    /// The same without its input, which the journal has.
+    pub fn without_input(&self) -> Self {
+        let stowed = self.input_bytes();
+        Self { input: Payload::from(""), stowed, ..self.clone() }
+    }
+
+    /// The same with the input that the journal had.
+    pub fn with_input(&self, input: Payload) -> Self {
+        Self { input, stowed: 0, ..self.clone() }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where a task is in its life; the words of the API.

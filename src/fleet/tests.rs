@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod inputs;
 mod reconnect;
 mod retries;
 mod waits;

@@ -64,6 +64,9 @@ pub struct WorkerSpec {
 impl WorkerSpec {
     /// Slots where neither the file nor the worker says a number.
     pub const DEFAULT_SLOTS: u32 = 4;
+
+    /// How long an attempt may run where nothing else is said.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 }
 
 /// A program that the server starts for a worker.

@@ -175,6 +175,8 @@ pub enum Wait {
     RetryBudget,
     /// For its turn in its session.
     Session,
+    /// For its input, which was too large to be held in memory meanwhile.
+    Reading,
     /// For a server that does not stop.
     Stopping,
     /// For a slot: every worker that could take it is busy.
@@ -196,6 +198,7 @@ impl Wait {
             Self::Backoff => "backoff",
             Self::RetryBudget => "retry_budget",
             Self::Session => "session",
+            Self::Reading => "reading",
             Self::Stopping => "stopping",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",

@@ -24,7 +24,10 @@ impl Fleet {
             WorkerTimer::Dial => {
                 subject.timers.dial = None;
                 subject.next_dial = None;
-                if matches!(subject.link, Link::Down) && !self.quiescing {
+                let down = matches!(subject.link, Link::Down);
+                let gone = subject.retiring.is_some() && !self.may_return(worker);
+                if down && !gone && !self.quiescing {
+                    let subject = &mut self.registry.workers[worker];
                     subject.link = Link::Dialling { since: now };
                     let name = subject.name.clone();
                     self.effect(Effect::Dial(name));
@@ -61,6 +64,12 @@ impl Fleet {
                     self.lost(ix, false, "the worker was silent for longer than its lease");
                 }
                 self.lose_sessions(worker, "its worker was silent for longer than its lease");
+                if self.has_business(worker) {
+                    // Tasks from before the start wait for it still, each by a timer of its own.
+                    let again = self.now.mono + self.settings.lease;
+                    let timer = self.timers.set(again, Timer::Worker(worker, WorkerTimer::Lease));
+                    self.registry.workers[worker].timers.lease = Some(timer);
+                }
                 self.steer(worker);
             }
             WorkerTimer::Settled => {

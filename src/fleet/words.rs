@@ -69,6 +69,8 @@ pub enum Event {
     Farewell,
     /// Delete a session; the request is answered.
     EndSession(Tenant, SessionName, RequestId),
+    /// What the journal has of the input of a task that was asked for by [`Effect::Fetch`].
+    Fetched(TaskId, Result<Payload, InputFault>),
     /// A time that `next_wake` named has come, or the shell was away.
     Wake,
 }
@@ -92,6 +94,8 @@ pub enum Effect {
     Provision(Arc<PoolSpec>, Arc<Wanted>),
     /// Write this to the journal; `Durable` follows.
     Record(Seq, Record),
+    /// Read the input of a task from what the journal wrote; `Fetched` follows, once for each of these.
+    Fetch(Tenant, TaskId),
     /// Answer a request.
     Answer(RequestId, Answer),
     /// A task is final: every caller who waits for it gets this.

@@ -233,6 +233,20 @@ impl Manager {
         known.ok_or(CallError::Refused(Refusal::NoSuchTask))
     }
 
+    /// What a task asked for, with its input, wherever that is.
+    ///
+    /// # Errors
+    /// [`CallError::Unread`].
+    pub async fn spec(&self, task: &TaskRecord) -> Result<TaskSpec, CallError> {
+        if !task.spec.is_stowed() {
+            return Ok(TaskSpec::clone(&task.spec));
+        }
+        let input = self.0.reads.input(&task.tenant, task.id).await.map_err(CallError::Unread)?;
+        let gone =
+            || CallError::Unread(ReadFault::Damaged(format!("the input of task {} is not there", task.id)));
+        Ok(task.spec.with_input(input.ok_or_else(gone)?))
+    }
+
     /// Finished and live tasks, as the store has them (at most 50 ms behind, and without what the
     /// journal is not told; see [`Manager::tasks`]).
     pub fn archive(&self) -> &Reads {

@@ -29,7 +29,7 @@ use crate::interface::factory::WorkerInterfaceFactory;
 use crate::interface::{DataDoor, LinkLimits, LinkMeter};
 use crate::provider::Providers;
 use crate::schemas::Schemas;
-use crate::store::{LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
+use crate::store::{Inputs, LINGER, Opened, Reads, StoreFault, TaskLog, Told, Writer};
 use crate::supervise::{Options, Supervisor};
 use crate::telemetry::{Loop, Metrics, Traces};
 use crate::trust::Trust;
@@ -81,6 +81,7 @@ pub struct FleetLoop {
     callers: Callers,
     links: Links,
     writer: Writer,
+    inputs: Inputs,
     views: Views,
     supervisor: Supervisor,
     providers: Providers,
@@ -135,7 +136,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         if let Record::Task(task) = record
             && !task.state.is_final()
         {
-            admission.admit(task.spec.input.as_str().len() as u64);
+            admission.admit(task.spec.input_bytes());
         }
     }
     let begin = |records| Fleet::recover(term, seed, id.clone(), clock.now(), records);
@@ -157,7 +158,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         logs: Arc::clone(&logs),
         artifacts: Arc::clone(&artifacts),
         metrics: Arc::clone(&metrics),
-        reads: Reads::new(archive, Arc::clone(&metrics)),
+        reads: Reads::new(Arc::clone(&archive), Arc::clone(&metrics)),
         limits: retention,
         store_trouble: ArcSwapOption::empty(),
         ring: EventRing::default(),
@@ -168,7 +169,8 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
     });
     let door: Arc<dyn DataDoor> = Arc::new(DataDoors { logs, artifacts });
     let meter: Arc<dyn LinkMeter> = metrics.clone();
-    let writer = Writer::start(journal, metrics)?;
+    let writer = Writer::start(journal, Arc::clone(&metrics))?;
+    let inputs = Inputs::start(archive, metrics, event_sender.clone())?;
     let links = Links::new(event_sender, factory, door, meter, limits, trust);
     let manager = Manager(Arc::clone(&shared));
     let run = FleetLoop {
@@ -180,6 +182,7 @@ pub fn start(parts: Parts) -> std::io::Result<(Manager, FleetLoop)> {
         callers: Callers::default(),
         links,
         writer,
+        inputs,
         views: Views::new(),
         supervisor,
         providers,
@@ -286,8 +289,10 @@ impl FleetLoop {
     }
 
     fn take_event(&mut self, event: Event) {
-        if let Event::LinkDown(conn, _) = &event {
-            self.links.ended(*conn);
+        match &event {
+            Event::LinkDown(conn, _) => self.links.ended(*conn),
+            Event::Fetched(..) => self.inputs.taken(),
+            _ => {}
         }
         self.tell(event);
     }
@@ -322,9 +327,14 @@ impl FleetLoop {
                 Effect::Halt(worker) => self.supervisor.halt(worker),
                 Effect::Provision(pool, wanted) => self.providers.provide(pool, wanted),
                 Effect::Record(seq, record) => self.record(seq, record),
+                Effect::Fetch(tenant, task) => {
+                    if let Some(event) = self.inputs.fetch(tenant, task) {
+                        self.tell_later(event);
+                    }
+                }
                 Effect::Answer(request, answer) => self.answer(request, answer),
                 Effect::Finish(task, record) => {
-                    self.shared.admission.leave(record.spec.input.as_str().len() as u64);
+                    self.shared.admission.leave(record.spec.input_bytes());
                     self.shared.logs.finish(task, &record);
                     self.shared.artifacts.finish(task, &record);
                     self.callers.finish(task, &record);
@@ -617,6 +627,8 @@ impl FleetLoop {
         self.supervisor.shutdown(Duration::from_secs(10)).await;
         self.providers.shutdown().await;
         self.writer.close().await;
+        self.events.close();
+        self.inputs.close();
         self.shared.artifacts.close().await;
         self.recorder.flush();
         if let Some(stopping) = self.stopping {

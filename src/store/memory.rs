@@ -84,6 +84,13 @@ impl Shelf {
         if known.is_some_and(|known| known.version >= record.version) {
             return None;
         }
+        let record = &match known {
+            // The core has let go of the input; this is where it is.
+            Some(known) if record.spec.is_stowed() => {
+                Arc::new(TaskRecord { spec: Arc::clone(&known.spec), ..TaskRecord::clone(record) })
+            }
+            Some(_) | None => Arc::clone(record),
+        };
         // A dead letter that was retried is written again, and takes its room once.
         let ended_before = known.is_some_and(|known| known.state.is_final());
         if known.is_none()

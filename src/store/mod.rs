@@ -11,10 +11,11 @@ use bytes::Bytes;
 
 use crate::config::RetentionConfig;
 use crate::fleet::{
-    Capability, KeyRow, KeyTaken, Record, Seq, StoreId, TaskId, TaskRecord, TaskState, Tenant, Term,
+    Capability, KeyRow, KeyTaken, Payload, Record, Seq, StoreId, TaskId, TaskRecord, TaskState, Tenant, Term,
     WorkerName,
 };
 
+mod inputs;
 mod memory;
 mod reads;
 pub mod sqlite;
@@ -22,6 +23,7 @@ pub mod sqlite;
 mod tests;
 mod writer;
 
+pub use inputs::Inputs;
 pub use memory::MemoryStore;
 pub use reads::Reads;
 pub use writer::{LINGER, Told, Writer};
@@ -197,6 +199,14 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// See [`ReadFault`].
     fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault>;
+
+    /// The input of a task, which the task's own records may not have any more.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    fn input(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Payload>, ReadFault> {
+        Ok(self.task(tenant, id)?.map(|record| record.spec.input.clone()))
+    }
 
     /// The task that has a key.
     ///

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::{Archive, Page, Query, ReadFault};
-use crate::fleet::{Capability, KeyRow, TaskId, TaskRecord, Tenant};
+use crate::fleet::{Capability, KeyRow, Payload, TaskId, TaskRecord, Tenant};
 use crate::telemetry::{Metrics, StoreCall, StoreStep};
 
 /// Reads at once. More would only take the disk and the processor from the journal.
@@ -46,6 +46,15 @@ impl Reads {
     pub async fn task(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Arc<TaskRecord>>, ReadFault> {
         let tenant = tenant.clone();
         self.read(StoreCall::Read, move |archive| archive.task(&tenant, id)).await
+    }
+
+    /// The input of a task, which the task's own record may not have any more.
+    ///
+    /// # Errors
+    /// See [`ReadFault`].
+    pub async fn input(&self, tenant: &Tenant, id: TaskId) -> Result<Option<Payload>, ReadFault> {
+        let tenant = tenant.clone();
+        self.read(StoreCall::Read, move |archive| archive.input(&tenant, id)).await
     }
 
     /// The task that has a key.

@@ -101,6 +101,35 @@ fn a_large_input_comes_back_as_it_went() {
 }
 
 #[test]
+fn an_input_that_later_records_do_not_have_any_more_stays() {
+    each_kind(Retention::default(), |mut opened| {
+        let text = format!("\"{}\"", "ä".repeat(TaskSpec::LARGE_INPUT));
+        let (large, small) = (with_input(&task(1), &text), task(2));
+        opened.journal.commit(&batch([&large, &small])).expect("written");
+        let stowed = |record: &TaskRecord| TaskRecord {
+            spec: Arc::new(record.spec.without_input()),
+            ..record.clone()
+        };
+        let dead = TaskRecord { dead_letter: true, ..ended(&stowed(&large)) };
+        let retried = TaskRecord { dead_letter: false, version: dead.version + 1, ..dead.clone() };
+        for record in [&dead, &retried] {
+            opened.journal.commit(&batch([record])).expect("written");
+            let whole = TaskRecord { spec: Arc::clone(&large.spec), ..record.clone() };
+            assert_eq!(self::whole(&opened, 1), Some(whole));
+        }
+        let input = |opened: &Opened, tenant: &str, id| {
+            opened.archive.input(&tenant.into(), TaskId(id)).expect("it can be read")
+        };
+        assert_eq!(input(&opened, "default", 1).as_ref().map(Payload::as_str), Some(text.as_str()));
+        assert_eq!((input(&opened, "other", 1), input(&opened, "default", 3)), (None, None));
+        opened.limits.set(Retention { max_tasks: 0, ..Retention::default() });
+        opened.journal.commit(&batch([&ended(&small)])).expect("written");
+        tend(&mut opened);
+        assert_eq!(input(&opened, "default", 1), None, "it is deleted with its task");
+    });
+}
+
+#[test]
 fn dead_letters_are_counted_by_capability_until_they_are_retried_or_forgotten() {
     each_kind(Retention { max_tasks: 3, ..Retention::default() }, |mut opened| {
         let dead = |id| TaskRecord { dead_letter: true, state: TaskState::Lost, ..ended(&task(id)) };
@@ -249,6 +278,7 @@ fn rosters_and_overlays_are_taken_by_every_store() {
             endpoint: None,
             launched: false,
             capabilities: Vec::new(),
+            timeout: None,
         };
         let said = Overlay { cordoned: true, ..Overlay::default() };
         let records = vec![(Seq(1), Record::Roster(entry)), (Seq(2), Record::Overlay("ann".into(), said))];

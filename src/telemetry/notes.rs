@@ -93,7 +93,7 @@ impl Metrics {
             series.dead_letters.count(if poison { "poison" } else { "max_attempts" });
         }
         let [request, result] = &self.payload;
-        request.observe(super::page::float(record.spec.input.as_str().len()));
+        request.observe(super::page::float(usize::try_from(record.spec.input_bytes()).unwrap_or(usize::MAX)));
         if let Some(output) = &record.output {
             result.observe(super::page::float(output.as_str().len()));
         }

@@ -115,11 +115,18 @@ impl World {
             1 => Some(Deadline::At(Wall(wall) + dice.span(short, long))),
             _ => None,
         };
+        let more =
+            if self.plan.large > 0 && dice.chance(self.plan.large) { TaskSpec::LARGE_INPUT } else { 0 };
         let session = dice.chance(120).then(|| format!("s-{}", dice.below(4)).into());
         let session_ttl = (session.is_some() && dice.chance(500)).then(|| dice.span(short, long));
         TaskSpec {
             capability: capability.into(),
-            input: Payload::from(format!("{{\"n\":{}}}", dice.below(1000))),
+            input: Payload::from(format!(
+                "{{\"n\":{},\"more\":\"{}\"}}",
+                dice.below(1_000_000),
+                "x".repeat(more)
+            )),
+            stowed: 0,
             labels,
             priority: u8::try_from(dice.between(1, 5)).unwrap_or(3),
             queue_timeout: (waits || dice.chance(100)).then(|| dice.span(short, long)),

@@ -1,7 +1,7 @@
 //! The simulated journal: takes records in order, makes them durable in batches after a while, and
 //! tells the core later still. A crash loses what was not durable; the core never learns which.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,12 @@ pub(crate) const UNCLEAR: &str = "a commit fails and is on disk all the same, in
 /// See [`FAILED`].
 pub(crate) const TAKEN: &str = "the journal says that a key is taken";
 /// See [`FAILED`].
+pub(crate) const READ_AGAIN: &str = "a large input is read again for its hand-over";
+/// See [`FAILED`].
+pub(crate) const UNREAD: &str = "a large input cannot be read for a while";
+/// See [`FAILED`].
+pub(crate) const DAMAGED: &str = "a large input is damaged";
+/// See [`FAILED`].
 pub(crate) const LOST: &str = "a crash loses what was not committed";
 
 /// What is on disk, and what is on its way there.
@@ -25,6 +31,8 @@ pub(crate) struct Disk {
     pub(crate) tasks: BTreeMap<TaskId, Arc<TaskRecord>>,
     /// The version before the newest one: a journal may have both.
     older: BTreeMap<TaskId, Arc<TaskRecord>>,
+    /// Large inputs, which only the first records of their tasks have.
+    inputs: BTreeMap<TaskId, Payload>,
     /// The index by key: whose it is, and the body that it came with.
     keys: BTreeMap<u128, (TaskId, u128)>,
     roster: BTreeMap<WorkerName, RosterEntry>,
@@ -59,6 +67,15 @@ impl Disk {
                         return Some(KeyTaken { seq, task: holder, body });
                     }
                 }
+                let task = if task.spec.input.as_str().len() > TaskSpec::LARGE_INPUT {
+                    self.inputs.insert(task.id, task.spec.input.clone());
+                    Arc::new(TaskRecord {
+                        spec: Arc::new(task.spec.without_input()),
+                        ..TaskRecord::clone(&task)
+                    })
+                } else {
+                    task
+                };
                 if let Some(before) = self.tasks.insert(task.id, Arc::clone(&task))
                     && before.version < task.version
                 {
@@ -143,6 +160,14 @@ impl Disk {
         self.tasks.get(&task).cloned()
     }
 
+    /// The workers that had a task of their own accord when it was last written.
+    pub(crate) fn hinted(&self) -> BTreeSet<WorkerName> {
+        let live = self.tasks.values().filter(|task| !task.state.is_final());
+        let hints = live.filter_map(|task| task.hint.as_ref()).map(|hint| &hint.worker);
+        let own = |name: &&WorkerName| self.roster.get(*name).is_some_and(|entry| !entry.launched);
+        hints.filter(own).cloned().collect()
+    }
+
     /// How many records wait.
     pub(crate) fn backlog(&self) -> usize {
         self.waiting.len()
@@ -175,6 +200,28 @@ impl World {
         {
             self.hear_in_order(Event::Durable { up_to: *up_to, taken: Vec::new() }, Duration::ZERO);
         }
+    }
+
+    /// The core wants an input that it has let go of.
+    pub(crate) fn read_input(&mut self, task: TaskId) {
+        let Some(input) = self.disk.inputs.get(&task).cloned() else {
+            panic!("the core has let go of the input of task {task}, and the disk does not have it");
+        };
+        let slow = self.disk.slow_until > self.time;
+        let longest = Duration::from_millis(if slow { 40_000 } else { 20 });
+        let wait = self.dice.span(Duration::from_micros(50), longest);
+        let faults = !self.calm && self.plan.fault_every.is_some();
+        let answer = if self.disk.failed || faults && self.dice.chance(50) {
+            self.count(UNREAD);
+            Err(InputFault::Unread("simulated".into()))
+        } else if faults && self.dice.chance(5) {
+            self.count(DAMAGED);
+            Err(InputFault::Damaged("simulated".into()))
+        } else {
+            self.count(READ_AGAIN);
+            Ok(input)
+        };
+        self.soon(Happening::Hear(self.server.life, Event::Fetched(task, answer)), wait);
     }
 
     /// A batch is durable; mostly all that waits, sometimes only a part of it.

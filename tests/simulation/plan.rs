@@ -133,6 +133,8 @@ pub(crate) struct Plan {
     pub(crate) passing: u32,
     /// See `passing`.
     pub(crate) keyed: u32,
+    /// How many inputs of a thousand are large.
+    pub(crate) large: u32,
     /// The longest that a frame takes.
     pub(crate) latency: Duration,
     /// The longest that a commit takes.
@@ -175,6 +177,7 @@ impl Plan {
             poison: if dice.chance(300) { 10 } else { 0 },
             passing: *dice.pick(&[0, 300, 600, 1000]),
             keyed: *dice.pick(&[0, 300, 1000]),
+            large: 0,
             latency: dice.span(Duration::from_micros(50), Duration::from_millis(400)),
             commit: dice.span(Duration::from_micros(200), Duration::from_secs(1)),
             fault_every: (!dice.chance(120)).then(|| dice.span(interval / 4, interval * 20)),

@@ -10,7 +10,7 @@ use super::observer::Verdict;
 use super::world::World;
 
 /// Every line of the table, as it is counted.
-pub(crate) const LINES: [&str; 14] = [
+pub(crate) const LINES: [&str; 15] = [
     "a running attempt goes on",
     "a finished attempt sends its result",
     "an attempt lost on the way is queued again",
@@ -25,6 +25,7 @@ pub(crate) const LINES: [&str; 14] = [
     "an attempt of an ended task is dropped",
     "an attempt of an unknown task is dropped",
     "an attempt of another process is dropped",
+    "a worker that has left the configuration goes on with what it has",
 ];
 
 /// Lines that come up too seldom for every run to meet them; they are judged where they do.
@@ -33,6 +34,7 @@ pub(crate) const RARE: [&str; 3] = [LINES[5], LINES[9], LINES[13]];
 /// What a worker reports and what the core knows of it.
 pub(crate) struct Reported {
     conn: ConnId,
+    worker: WorkerName,
     instance: Instance,
     attempts: Vec<(HeldAttempt, Option<Arc<TaskRecord>>)>,
 }
@@ -54,7 +56,8 @@ impl World {
         let Event::LinkUp(conn, registration) = event else { return None };
         let fleet = self.server.fleet.as_ref()?;
         let attempts = registration.attempts.iter().map(|held| (*held, fleet.task(held.task)));
-        Some(Reported { conn: *conn, instance: registration.instance.clone(), attempts: attempts.collect() })
+        let (worker, instance) = (registration.worker.clone(), registration.instance.clone());
+        Some(Reported { conn: *conn, worker, instance, attempts: attempts.collect() })
     }
 
     /// Compares the core's answer with the table.
@@ -80,6 +83,9 @@ impl World {
             }
             if fate != Fate::Either || lives {
                 self.count(line);
+            }
+            if lives && !self.with_instances(&self.topology).workers.contains_key(&reported.worker) {
+                self.count(LINES[14]);
             }
         }
         for effect in effects {

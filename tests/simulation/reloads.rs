@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rollcall::fleet::*;
 
-use super::plan::{SitePlan, capabilities, labels, spec_for};
+use super::plan::{Fault, SitePlan, capabilities, labels, spec_for};
 use super::workers::Site;
 use super::world::{Happening, World};
 
@@ -25,6 +25,20 @@ impl World {
         }
         self.topology = Arc::new(next);
         self.tell(Event::Desired(Arc::clone(&self.topology)));
+    }
+
+    /// While the server was down, somebody took a worker out of the file that may still run something.
+    pub(crate) fn forget_a_worker(&mut self) {
+        if !self.plan.faults.contains(&Fault::Reload) {
+            return;
+        }
+        let runs = self.disk.hinted().into_iter().find(|name| self.topology.workers.contains_key(name));
+        if let Some(name) = runs {
+            let mut next = Topology::clone(&self.topology);
+            next.generation = Generation(next.generation.0 + 1);
+            next.workers.remove(&name);
+            self.topology = Arc::new(next);
+        }
     }
 
     fn edit(&mut self, next: &mut Topology) {

@@ -117,6 +117,9 @@ impl World {
         self.promises.boots(&start);
         self.server.fleet = Some(start.begin());
         self.recorder.begins(start);
+        if self.server.life.is_multiple_of(3) && !self.calm {
+            self.forget_a_worker();
+        }
         self.tell(Event::Desired(Arc::clone(&self.topology)));
         if std::mem::take(&mut self.server.heal_on_boot) {
             self.uncordon_all();
@@ -374,6 +377,7 @@ impl World {
             Effect::Halt(worker) => self.halt(&worker),
             Effect::Provision(pool, wanted) => self.provision(&pool, &wanted),
             Effect::Record(seq, record) => self.write(seq, record),
+            Effect::Fetch(_, task) => self.read_input(task),
             Effect::Answer(request, answer) => self.answered(request, &answer),
             Effect::Finish(task, record) => self.finished(task, &record),
             Effect::Publish(..) | Effect::Gate(..) | Effect::Note(_) => {}

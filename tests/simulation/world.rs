@@ -23,6 +23,9 @@ use super::workers::Site;
 /// Every so many seeds one in which most attempts fail.
 const STORMS: u64 = 17;
 
+/// Every so many seeds one with inputs that are too large to stay in memory.
+const LARGE: u64 = 4;
+
 /// One attempt, as both sides name it.
 pub(crate) type Key = (TaskId, Epoch);
 
@@ -158,6 +161,9 @@ impl World {
         let mut plan = Plan::of(&mut dice);
         if seed.is_multiple_of(STORMS) {
             plan.make_it_a_storm();
+        }
+        if seed % LARGE == 2 {
+            plan.large = if seed % (LARGE * 2) == 2 { 600 } else { 100 };
         }
         let mut pools = Pools::new(seed);
         plan.topology.pools = pools.of(seed);

@@ -225,6 +225,7 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     Ok(TaskSpec {
         capability: capability.into(),
         input: Payload::from(input),
+        stowed: 0,
         labels: labels(fields)?,
         priority: fields
             .checked("priority", "a number from 1 (first) to 5", |number| (1..=5).contains(number))?

@@ -16,8 +16,8 @@ use super::http::query::{Query, invalid};
 use super::routes::LIST_QUERY;
 use crate::config::Config;
 use crate::fleet::{
-    Capability, Deadline, KeyHash, Refusal, Source, TaskId, TaskRecord, TaskSpec, TaskState, Tenant,
-    WorkerName, is_traceparent,
+    Capability, Deadline, KeyHash, Refusal, Source, TaskId, TaskRecord, TaskState, Tenant, WorkerName,
+    is_traceparent,
 };
 use crate::manager::{Ask, Submitted};
 use crate::store;
@@ -188,7 +188,7 @@ pub(super) async fn retry(state: &AppState, id: &str) -> Reply {
             .hint("cancel it first, or wait for its end")
             .into());
     }
-    let mut spec = TaskSpec::clone(&task.spec);
+    let mut spec = state.manager().spec(&task).await?;
     // A time of day that has passed would end the new task at once.
     let now = state.manager().clock().now().wall;
     spec.deadline = spec.deadline.filter(|deadline| match deadline {

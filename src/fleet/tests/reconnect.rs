@@ -255,3 +255,90 @@ fn a_session_whose_process_does_not_come_back_after_a_restart_is_lost_aloud() {
         assert!(listed[0].lost.is_some(), "{listed:?}");
     }
 }
+
+/// How often a worker is dialled.
+fn dials(stage: &Stage, name: &str) -> usize {
+    stage
+        .seen
+        .iter()
+        .filter(|effect| matches!(effect, Effect::Dial(worker) if worker.as_str() == name))
+        .count()
+}
+
+#[test]
+fn a_worker_that_left_the_configuration_while_the_server_was_down_finishes_what_it_runs() {
+    let mut stage = Stage::with(&[spec("ann", 2)]);
+    let (task, other) = (stage.submit(Keep::Kept), stage.submit(Keep::Kept));
+    let ((_, epoch), (_, second)) = (stage.accept(task), stage.accept(other));
+    stage.topology.workers.clear();
+    let before = dials(&stage, "ann");
+    stage.restart(Term(2));
+    assert_eq!(dials(&stage, "ann"), before + 1, "only the roster knows where it is");
+    stage.connect("ann", 2, "first", [held(task, epoch, false), held(other, second, true)].concat());
+    assert_eq!(welcome(&stage, 2), [vec![(task, epoch)], vec![(other, second)], vec![]]);
+    assert_eq!(stage.state("ann"), Some(WorkerState::Draining));
+    stage.succeed(other, ConnId(2), second);
+    // A broken connection is no reason to leave it alone.
+    stage.tell(Event::LinkDown(ConnId(2), Why::Io));
+    stage.advance(Duration::from_secs(1));
+    assert_eq!(dials(&stage, "ann"), before + 2);
+    stage.connect("ann", 3, "first", held(task, epoch, false));
+    stage.succeed(task, ConnId(3), epoch);
+    let succeeded = [TaskState::Succeeded];
+    assert_eq!((stage.finals(task), stage.finals(other)), (succeeded.to_vec(), succeeded.to_vec()));
+    assert_eq!(stage.state("ann"), None, "it has left");
+}
+
+#[test]
+fn a_worker_that_left_and_does_not_come_back_is_waited_for_no_longer_than_its_lease() {
+    let mut stage = Stage::with(&[spec("ann", 1)]);
+    let task = stage.submit(Keep::Kept);
+    stage.accept(task);
+    stage.topology.workers.clear();
+    stage.restart(Term(2));
+    for _ in 0..119 {
+        stage.tell(Event::DialFailed("ann".into(), ConnectOutcome::Refused, "for this story".into()));
+        stage.advance(Duration::from_secs(1));
+    }
+    let waits_for = |stage: &Stage| stage.fleet.explain(task).map(|why| why.wait);
+    assert_eq!((waits_for(&stage), stage.state("ann").is_some()), (Some(Wait::Recovering), true));
+    stage.advance(Duration::from_secs(2));
+    assert_eq!((waits_for(&stage), stage.state("ann")), (Some(Wait::Impossible), None));
+}
+
+#[test]
+fn a_worker_that_left_with_nothing_to_finish_is_not_dialled() {
+    let mut stage = Stage::with(&[spec("ann", 1)]);
+    let task = stage.submit(Keep::Kept);
+    let (conn, epoch) = stage.accept(task);
+    stage.succeed(task, conn, epoch);
+    stage.topology.workers.clear();
+    let before = dials(&stage, "ann");
+    stage.restart(Term(2));
+    stage.advance(Duration::from_secs(60));
+    assert_eq!((dials(&stage, "ann"), stage.state("ann")), (before, None));
+}
+
+#[test]
+fn a_name_that_has_a_new_holder_is_not_dialled_for_the_one_before() {
+    let (mut stage, task, epoch) = cut_off();
+    stage.topology.workers.clear();
+    stage.tell(Event::Desired(Arc::new(Topology { generation: Generation(2), ..stage.topology.clone() })));
+    stage.advance(Duration::from_secs(1));
+    let gone = dials(&stage, "ann");
+    assert!(gone > 1, "it has something to finish");
+    let elsewhere = WorkerSpec { endpoint: Some("ws://127.0.0.1:2".into()), ..spec("ann", 1) };
+    let workers = [("ann".into(), Arc::new(elsewhere))].into();
+    stage.tell(Event::Desired(Arc::new(Topology {
+        generation: Generation(3),
+        workers,
+        ..stage.topology.clone()
+    })));
+    stage.advance(Duration::ZERO);
+    let hung_up =
+        stage.seen.iter().any(|effect| matches!(effect, Effect::HangUp(worker) if worker.as_str() == "ann"));
+    assert!(hung_up && dials(&stage, "ann") == gone + 1);
+    // The process speaks from its new place, and has what it had.
+    stage.connect("ann", 2, "first", held(task, epoch, false));
+    assert_eq!(welcome(&stage, 2), [vec![(task, epoch)], vec![], vec![]]);
+}

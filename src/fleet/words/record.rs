@@ -1,6 +1,7 @@
 //! What the journal keeps, beside what it answers about keys.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,15 @@ pub enum Record {
     Session(Tenant, SessionName, SessionRecord),
 }
 
+/// Why an input could not be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InputFault {
+    /// Not at the moment: the disk errs, or takes too long.
+    Unread(Arc<str>),
+    /// It is not what was written: to read it again is of no use.
+    Damaged(Arc<str>),
+}
+
 /// A worker process, as a restarted server must know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RosterEntry {
@@ -39,6 +49,9 @@ pub struct RosterEntry {
     pub launched: bool,
     /// What it offered.
     pub capabilities: Vec<Offer>,
+    /// How long its tasks might run.
+    #[serde(default)]
+    pub timeout: Option<Duration>,
 }
 
 /// What people have said about a worker; outlives reconnects and restarts.

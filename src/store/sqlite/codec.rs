@@ -1,7 +1,6 @@
 //! Records as bytes: JSON, so that a field more or less in another version of Rollcall is nothing
 //! special, and beside it a checksum, so that a flipped bit is found and never answered as truth.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::hash::Hasher as _;
 use std::sync::Arc;
@@ -12,10 +11,6 @@ use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_64;
 
 use crate::fleet::{Payload, TaskId, TaskRecord, TaskSpec};
-
-/// Inputs over this many bytes have a row of their own, so that a change of state does not write
-/// them again.
-const LARGE_INPUT: usize = 16 << 10;
 
 /// A stored thing that is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,18 +27,22 @@ pub(super) struct Encoded<'a> {
     pub(super) record: Vec<u8>,
     /// An input that goes to a row of its own; the record has an empty one then, which no JSON is.
     pub(super) input: Option<&'a str>,
+    /// Bytes of an input that has a row of its own, written now or before.
+    pub(super) input_bytes: u64,
 }
 
 /// Takes a record apart for the disk.
 pub(super) fn encode(record: &TaskRecord) -> Result<Encoded<'_>, Damage> {
-    let input = record.spec.input.as_str();
-    let apart = input.is_empty() || input.len() > LARGE_INPUT;
-    let mut whole = Cow::Borrowed(record);
-    if apart {
-        let spec = TaskSpec { input: Payload::from(""), ..TaskSpec::clone(&record.spec) };
-        whole.to_mut().spec = Arc::new(spec);
+    let spec = &record.spec;
+    if spec.is_stowed() {
+        return Ok(Encoded { record: encoded(record)?, input: None, input_bytes: spec.input_bytes() });
     }
-    Ok(Encoded { record: encoded(&*whole)?, input: apart.then_some(input) })
+    let input = spec.input.as_str();
+    if !input.is_empty() && input.len() <= TaskSpec::LARGE_INPUT {
+        return Ok(Encoded { record: encoded(record)?, input: None, input_bytes: 0 });
+    }
+    let apart = TaskRecord { spec: Arc::new(spec.without_input()), ..record.clone() };
+    Ok(Encoded { record: encoded(&apart)?, input: Some(input), input_bytes: spec.input_bytes() })
 }
 
 /// Reads a record; `input` finds one that has a row of its own.
@@ -56,7 +55,7 @@ pub(super) fn decode(
         let Some(input) = input()? else {
             return Err(Damage(format!("the input of task {} is not there", record.id)).into());
         };
-        record.spec = Arc::new(TaskSpec { input: Payload::from(input), ..TaskSpec::clone(&record.spec) });
+        record.spec = Arc::new(record.spec.with_input(Payload::from(input)));
     }
     Ok(Arc::new(record))
 }

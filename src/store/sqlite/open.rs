@@ -17,7 +17,8 @@ use super::put::{POOL_PREFIX, session_of};
 use super::schema::{self, APPLICATION_ID};
 use super::{Failed, OpenError, Shared, SqliteOptions, stored};
 use crate::fleet::{
-    Overlay, PoolName, PoolRecord, Record, RosterEntry, SessionRecord, StoreId, Term, WorkerName,
+    Overlay, PoolName, PoolRecord, Record, RosterEntry, SessionRecord, StoreId, TaskRecord, TaskSpec, Term,
+    WorkerName,
 };
 use crate::store::{Limits, Opened};
 
@@ -155,7 +156,7 @@ fn read_all(db: &Connection) -> Result<Vec<Record>, Failed> {
             return Err(Damage(format!("task {} is final, and its row says that it is not", task.id)).into());
         }
         hinted.extend(task.hint.as_ref().map(|hint| hint.worker.clone()));
-        records.push(Record::Task(task));
+        records.push(Record::Task(lean(task)));
     }
     // The index may have lost an entry, and nothing in the file looks wrong then.
     let counted = number(db, "live")?.unwrap_or(0);
@@ -177,6 +178,16 @@ fn read_all(db: &Connection) -> Result<Vec<Record>, Failed> {
         Ok(())
     })?;
     Ok(records)
+}
+
+/// Without a large input, which was looked at and is read again when it is needed: all of them at once
+/// may be more than there is memory.
+fn lean(task: Arc<TaskRecord>) -> Arc<TaskRecord> {
+    if task.spec.input.as_str().len() <= TaskSpec::LARGE_INPUT {
+        return task;
+    }
+    let spec = Arc::new(task.spec.without_input());
+    Arc::new(TaskRecord { spec, ..Arc::unwrap_or_clone(task) })
 }
 
 fn each(

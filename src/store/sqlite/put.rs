@@ -106,7 +106,7 @@ impl Put<'_> {
         let is_final = task.state.is_final();
         let log = if is_final { logs.get(&task.id).copied() } else { None };
         let log_bytes = log.map_or(0, |log| log.log.len() as u64);
-        let bytes = parts.record.len() as u64 + parts.input.map_or(0, |input| input.len() as u64) + log_bytes;
+        let bytes = parts.record.len() as u64 + parts.input_bytes + log_bytes;
         let written = if is_first {
             self.input(task, &parts)?;
             self.write(INSERT, task, &parts, bytes)?

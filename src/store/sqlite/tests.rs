@@ -39,6 +39,7 @@ fn a_store_that_is_opened_again_has_what_was_written() {
         endpoint: Some("ws://127.0.0.1:1".into()),
         launched: true,
         capabilities: Vec::new(),
+        timeout: None,
     };
     let said = Overlay { cordoned: true, ..Overlay::default() };
     let mut first = reopened(folder.path());
@@ -54,7 +55,14 @@ fn a_store_that_is_opened_again_has_what_was_written() {
     drop(first);
     let again = reopened(folder.path());
     assert_eq!((again.id.clone(), again.term), (id, Term(term.0 + 1)));
-    assert_eq!(tasks_of(&again), [task_like(&again, 1), large]);
+    let lean = TaskRecord { spec: Arc::new(large.spec.without_input()), ..large.clone() };
+    assert_eq!(
+        tasks_of(&again),
+        [task_like(&again, 1), lean],
+        "a large input is not read before it is needed"
+    );
+    let input = again.archive.input(&large.tenant, large.id).expect("it can be read");
+    assert_eq!(input.as_ref(), Some(&large.spec.input));
     assert_eq!(again.records[2..], [Record::Roster(entry), Record::Overlay("ann".into(), said)]);
 }
 
@@ -206,6 +214,7 @@ fn workers_of_long_ago_are_forgotten_unless_a_task_names_them() {
         endpoint: None,
         launched: false,
         capabilities: Vec::new(),
+        timeout: None,
     };
     let hint =
         Hint { worker: "ann".into(), instance: "i-1".into(), epoch: crate::fleet::Epoch(1), started: true };

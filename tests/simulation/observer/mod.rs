@@ -6,7 +6,8 @@
 //! I6 attempts and deaths are bounded; I7 honest slots; I8 only to a worker that may have it;
 //! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there; I11 what began
 //! and was lost is repeated only where that is safe; I12 nothing that must be kept is taken in while
-//! the journal takes no writes. G10 is the retry budget.
+//! the journal takes no writes; I13 a session's tasks one after another, in one place; I14 each with the
+//! input that it came with. G10 is the retry budget.
 
 mod links;
 mod retries;
@@ -210,7 +211,7 @@ impl Observer {
             }
             Event::StoreFailed(failed) => self.store_failed = *failed,
             Event::Pool(_, _, request) => self.ask(*request, None, false),
-            Event::DialFailed(..) | Event::Provided(..) | Event::Wake => {}
+            Event::DialFailed(..) | Event::Provided(..) | Event::Fetched(..) | Event::Wake => {}
         }
         Ok(())
     }
@@ -293,6 +294,7 @@ impl Observer {
             | Effect::Halt(_)
             | Effect::Publish(..)
             | Effect::Gate(..)
+            | Effect::Fetch(..)
             | Effect::Note(_) => Ok(()),
         }
     }

@@ -35,6 +35,7 @@ pub(super) struct Tasks {
 #[derive(Debug)]
 struct Seen {
     keep: Keep,
+    input: Payload,
     max_attempts: Option<u32>,
     /// Somebody has its id.
     promised: bool,
@@ -72,6 +73,7 @@ impl Tasks {
     pub(super) fn submitted(&mut self, submission: &Submission) {
         let seen = Seen {
             keep: submission.keep,
+            input: submission.spec.input.clone(),
             max_attempts: submission.spec.max_attempts,
             promised: false,
             abandoned: false,
@@ -348,6 +350,9 @@ impl Tasks {
             return Err(format!("I3: epoch {epoch} comes after {}", self.newest));
         }
         self.newest = epoch;
+        if assignment.spec.input != seen.input {
+            return Err(format!("I14: task {task} is handed over with another input than it came with"));
+        }
         if seen.has_ended() {
             return Err(format!("I2: task {task} is handed over after its end"));
         }

@@ -34,6 +34,7 @@ fn fleet() -> Observer {
             endpoint: None,
             launched: false,
             capabilities: Vec::new(),
+            timeout: None,
         };
         see(&mut observer, 0, &Effect::Record(Seq(conn), Record::Roster(entry)));
     }
