@@ -235,6 +235,7 @@ impl Fleet {
         }
         if self.tasks[ix].keep != Keep::Passing {
             self.write(ix);
+            self.stow_later(ix);
         }
         self.tasks[ix].seq
     }

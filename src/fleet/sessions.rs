@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::Fleet;
 use super::balancer::{Process, matches};
 use super::ids::*;
-use super::lifecycle::{Phase, Waiting};
+use super::lifecycle::{Live, Phase, Waiting};
 use super::planted::{Planted, planted};
 use super::registry::Worker;
 use super::slab::{SessionIx, Slab, TaskIx, WorkerIx};
@@ -520,7 +520,11 @@ impl Fleet {
                 let turn = matches!(&task.phase, Phase::Waiting(waiting) if waiting.turn);
                 // Until its worker is back, not even the first one has its turn.
                 let late = place > 0 || matches!(session.place, Place::Away { .. });
-                if task.session != Some(*at) || turn != late && (turn || task.phase.live().is_some()) {
+                // What a worker has from before a restart had its turn then. Those before it may have
+                // ended by what no record tells any more.
+                let ours = |live: &Live| live.epoch.term() == self.term;
+                let early = late && task.phase.live().is_some_and(ours);
+                if task.session != Some(*at) || turn && !late || early {
                     return Some(format!("task {} is wrong in session {name} at {place}", task.id));
                 }
             }

@@ -186,6 +186,58 @@ impl Plan {
         }
     }
 
+    /// One worker with long tasks that may be repeated, and nobody else who could take them: it is away for
+    /// longer than its lease, and the server dies behind a hand-over. So it meets again what was written
+    /// off, and what no record knows.
+    pub(crate) fn make_it_lonely(&mut self) {
+        self.narrow(1);
+        self.commit = Duration::from_secs(1);
+        self.faults = vec![Fault::Freeze, Fault::Freeze, Fault::ServerCrash];
+    }
+
+    /// Processes that claim another's name and its attempts, while the true ones come and go.
+    pub(crate) fn let_impostors_in(&mut self) {
+        self.narrow(4);
+        self.faults = vec![Fault::Impostor, Fault::Impostor, Fault::Unreachable, Fault::Cut, Fault::Freeze];
+    }
+
+    /// So many workers of the plan, all alike, with short leases and long tasks, and faults in quick
+    /// succession.
+    fn narrow(&mut self, workers: usize) {
+        let spares = self.sites.iter().filter(|site| site.name.as_str().starts_with("spare")).cloned();
+        let spares: Vec<SitePlan> = spares.collect();
+        self.sites.retain(|site| !site.name.as_str().starts_with("spare"));
+        self.sites.truncate(workers);
+        let names: Vec<WorkerName> = self.sites.iter().map(|site| site.name.clone()).collect();
+        self.topology.workers.retain(|name, _| names.contains(name));
+        self.topology.pools.clear();
+        for site in &mut self.sites {
+            site.addresses = vec![Arc::from(format!("ws://{}/a", site.name))];
+            (site.launched, site.slots, site.labels) = (false, Some(5), BTreeMap::new());
+            (site.ignores_cancels, site.ignores_limits) = (false, false);
+            let any = Offer { name: "*".into(), description: None, input_schema: None, idempotent: true };
+            site.offers = vec![any];
+            let mut spec = WorkerSpec::clone(&self.topology.workers[&site.name]);
+            (spec.endpoint, spec.launch, spec.pool) = (site.addresses.first().cloned(), None, None);
+            (spec.capabilities, spec.slots, spec.labels) = (None, None, BTreeMap::new());
+            spec.timeout = Duration::from_secs(90);
+            self.topology.workers.insert(site.name.clone(), Arc::new(spec));
+        }
+        self.sites.extend(spares);
+        let settings = &mut self.topology.settings;
+        settings.heartbeat_interval = Duration::from_secs(1);
+        settings.suspect_after = Duration::from_millis(1_500);
+        settings.heartbeat_timeout = Duration::from_millis(2_500);
+        settings.lease = Duration::from_secs(4);
+        settings.max_attempts = 4;
+        (settings.max_depth, settings.max_bytes) = (100_000, 1 << 30);
+        self.longest_task = Duration::from_secs(60);
+        self.load_every = Duration::from_secs(1);
+        (self.poison, self.passing, self.keyed) = (0, 0, 0);
+        self.latency = Duration::from_millis(20);
+        self.fault_every = Some(Duration::from_secs(4));
+    }
+
     /// Most attempts fail, and quickly, so that the retries would be a storm without their budget.
     pub(crate) fn make_it_a_storm(&mut self) {
         self.failing = 900;

@@ -28,9 +28,6 @@ pub(crate) const LINES: [&str; 15] = [
     "a worker that has left the configuration goes on with what it has",
 ];
 
-/// Lines that come up too seldom for every run to meet them; they are judged where they do.
-pub(crate) const RARE: [&str; 3] = [LINES[5], LINES[9], LINES[13]];
-
 /// What a worker reports and what the core knows of it.
 pub(crate) struct Reported {
     conn: ConnId,

@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::pools::Pools;
 use super::promises::Promises;
 use super::recorder::Recorder;
+use super::runs::SEEDS;
 use super::server::Server;
 use super::workers::Site;
 
@@ -25,6 +26,13 @@ const STORMS: u64 = 17;
 
 /// Every so many seeds one with inputs that are too large to stay in memory.
 const LARGE: u64 = 4;
+
+/// The last seeds of a normal test run are for what comes up too seldom in the others: from here on one
+/// worker alone ...
+const LONELY: u64 = 140;
+
+/// ... and from here on some among impostors.
+const IMPOSTORS: u64 = 145;
 
 /// One attempt, as both sides name it.
 pub(crate) type Key = (TaskId, Epoch);
@@ -167,6 +175,11 @@ impl World {
         }
         let mut pools = Pools::new(seed);
         plan.topology.pools = pools.of(seed);
+        match seed % SEEDS {
+            ..LONELY => {}
+            LONELY..IMPOSTORS => plan.make_it_lonely(),
+            IMPOSTORS.. => plan.let_impostors_in(),
+        }
         let sites = plan.sites.iter().map(|site| Site::new(site.clone())).collect();
         let mut world = Self {
             topology: Arc::new(plan.topology.clone()),
