@@ -8,18 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::data::artifacts::references;
 use crate::fleet::{
     Capability, Deadline, FairnessKey, Payload, Refusal, RetryWord, TaskError, TaskId, TaskRecord, TaskSpec,
-    TaskState,
+    TaskState, bounds,
 };
 use crate::manager::CallError;
 use crate::schemas::InvalidInput;
-
-/// The bounds that the HTTP API has, too.
-const MAX_NAME: usize = 128;
-const MAX_LABELS: usize = 32;
-const MAX_ATTEMPTS: u32 = 100;
-const MAX_SPAN: Duration = Duration::from_secs(30 * 86_400);
 
 /// One piece of work. What is not said has the default of the configuration.
 #[derive(Debug, Clone)]
@@ -33,17 +28,23 @@ impl Task {
     /// Work that asks for this capability, such as `python.execute`, with `{}` as its input.
     pub fn new(capability: impl Into<String>) -> Self {
         let capability: String = capability.into();
-        let fits = (1..=MAX_NAME).contains(&capability.len())
-            && capability.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        let fits = bounds::is_capability(&capability);
         let wrong = (!fits).then(|| format!("{capability:?} is no name of a capability"));
         let spec = TaskSpec::new(Capability::from(capability), "{}");
         Self { spec, wrong }
     }
 
-    /// The input: anything that has a JSON form.
+    /// The input: anything that has a JSON form. `{"$artifact": "sha256:…"}` in it stands for a stored
+    /// file, which must be there and stays until the task has ended.
     pub fn input(mut self, input: impl Serialize) -> Self {
         match serde_json::to_string(&input) {
-            Ok(text) => self.spec.input = Payload::from(text),
+            Ok(text) => {
+                match references(&text) {
+                    Ok(files) => self.spec.artifacts = files,
+                    Err(wrong) => self.wrong_is(|| format!("the input: {wrong}")),
+                }
+                self.spec.input = Payload::from(text);
+            }
             Err(error) => self.wrong_is(|| format!("the input has no JSON form: {error}")),
         }
         self
@@ -52,9 +53,9 @@ impl Task {
     /// A label that the worker must have.
     pub fn label(mut self, name: &str, value: &str) -> Self {
         self.spec.labels.insert(name.into(), value.into());
-        let fits = (1..=MAX_NAME).contains(&name.len()) && value.len() <= MAX_NAME;
-        if !fits || self.spec.labels.len() > MAX_LABELS {
-            self.wrong_is(|| format!("at most {MAX_LABELS} labels of {MAX_NAME} bytes each"));
+        if !bounds::are_labels(&self.spec.labels) {
+            let (most, bytes) = (bounds::MAX_LABELS, bounds::MAX_NAME);
+            self.wrong_is(|| format!("at most {most} labels of {bytes} bytes each"));
         }
         self
     }
@@ -62,7 +63,7 @@ impl Task {
     /// 1 (first) to 5; 3 unless said.
     pub fn priority(mut self, priority: u8) -> Self {
         self.spec.priority = priority;
-        if !(1..=5).contains(&priority) {
+        if !bounds::PRIORITIES.contains(&priority) {
             self.wrong_is(|| format!("priority {priority} is not from 1 to 5"));
         }
         self
@@ -89,8 +90,8 @@ impl Task {
     /// How many attempts at most: 1 to 100.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.spec.max_attempts = Some(attempts);
-        if !(1..=MAX_ATTEMPTS).contains(&attempts) {
-            self.wrong_is(|| format!("max_attempts {attempts} is not from 1 to {MAX_ATTEMPTS}"));
+        if !bounds::ATTEMPTS.contains(&attempts) {
+            self.wrong_is(|| format!("max_attempts {attempts} is not from 1 to {}", bounds::ATTEMPTS.end()));
         }
         self
     }
@@ -98,8 +99,8 @@ impl Task {
     /// Whose share of the queue it counts against.
     pub fn fairness_key(mut self, key: &str) -> Self {
         self.spec.fairness_key = Some(FairnessKey::from(key));
-        if !(1..=MAX_NAME).contains(&key.len()) {
-            self.wrong_is(|| format!("a fairness key has 1 to {MAX_NAME} bytes"));
+        if !bounds::is_name(key) {
+            self.wrong_is(|| format!("a fairness key has 1 to {} bytes", bounds::MAX_NAME));
         }
         self
     }
@@ -119,7 +120,7 @@ impl Task {
     }
 
     fn span(&mut self, what: &str, limit: Duration) -> Duration {
-        if limit < Duration::from_millis(1) || limit > MAX_SPAN {
+        if !bounds::is_span(limit) {
             self.wrong_is(|| format!("{what} {limit:?} is not from 1 ms to 30 days"));
         }
         limit
@@ -179,6 +180,8 @@ pub enum ExecuteError {
     Refused(Refusal),
     /// The workers of its capability take other inputs; it was not sent.
     Input(Box<InvalidInput>),
+    /// Whether the files of its input are there cannot be told: the disk failed. It was not sent.
+    Disk(Arc<str>),
     /// It ended otherwise than well; the outcome says how.
     Failed(Box<Outcome>),
     /// The agent has stopped.
@@ -191,8 +194,9 @@ impl From<CallError> for ExecuteError {
             CallError::Refused(refusal) => Self::Refused(refusal),
             CallError::Invalid(invalid) => Self::Input(invalid),
             CallError::UnknownArtifact(hash) => Self::Invalid(format!("no file has the SHA-256 {hash}")),
-            // An agent asks for no stored task, and its inputs are no files.
-            CallError::Stopped | CallError::Unread(_) | CallError::Disk(_) => Self::Stopped,
+            CallError::Disk(why) => Self::Disk(why),
+            // An agent asks for no stored task.
+            CallError::Stopped | CallError::Unread(_) => Self::Stopped,
         }
     }
 }
@@ -203,6 +207,7 @@ impl fmt::Display for ExecuteError {
             Self::Invalid(why) => write!(f, "the task makes no sense: {why}"),
             Self::Refused(refusal) => refused(f, refusal),
             Self::Input(invalid) => invalid.fmt(f),
+            Self::Disk(why) => write!(f, "the disk that holds the artifacts failed: {why}"),
             Self::Failed(outcome) => {
                 write!(f, "task {} ended {}", outcome.id, outcome.state.as_str())?;
                 match &outcome.error {
@@ -254,11 +259,15 @@ mod tests {
             Task::new("a").max_attempts(101),
             Task::new("a").label("", "x"),
             Task::new("a").fairness_key(""),
+            Task::new("a").input(serde_json::json!({ "$artifact": "sha256:12" })),
             Task::new("a").input(std::collections::HashMap::from([((1, 2), 3)])),
         ];
         for task in wrong {
             assert!(matches!(task.clone().finish(), Err(ExecuteError::Invalid(_))), "{task:?}");
         }
+        let file = serde_json::json!([{ "$artifact": format!("sha256:{:064}", 7) }]);
+        let task = Task::new("a").input(file).finish().expect("it makes sense");
+        assert_eq!(task.artifacts.len(), 1, "it is kept for the task, and must be there");
         assert!(Task::new("a.b").priority(1).label("zone", "a").input([1, 2]).finish().is_ok());
     }
 }

@@ -12,6 +12,7 @@
 mod attempts;
 pub mod autoscaler;
 mod balancer;
+pub mod bounds;
 mod budget;
 mod check;
 mod explain;

@@ -15,23 +15,10 @@ use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{invalid, unknown};
 use crate::config::duration;
 use crate::data::artifacts::references;
-use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, SessionName, TaskSpec, Wall};
+use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, SessionName, TaskSpec, Wall, bounds};
 
 /// How deep the JSON of a request may be nested.
 pub(crate) const MAX_DEPTH: usize = 64;
-/// Bytes of a capability's name at most.
-const MAX_CAPABILITY: usize = 128;
-/// Labels of a task at most, and bytes of each name and value.
-const MAX_LABELS: usize = 32;
-const MAX_LABEL: usize = 128;
-/// Bytes of a fairness key at most.
-const MAX_FAIRNESS_KEY: usize = 128;
-/// Bytes of a session's name at most.
-const MAX_SESSION: usize = 128;
-/// Attempts that a task may ask for at most.
-const MAX_ATTEMPTS: u32 = 100;
-/// The longest that a task may ask to wait or to run.
-const MAX_SPAN: Duration = Duration::from_secs(30 * 86_400);
 
 const FIELDS: &[&str] = &[
     "capability",
@@ -176,8 +163,7 @@ impl<'a> Fields<'a> {
     fn span(&self, name: &str) -> Result<Option<Duration>, Refused> {
         let expected = "a duration from 1ms to 30d, such as \"250ms\", \"30s\", \"5m\" or \"2h\"";
         let Some(text) = self.value::<String>(name, expected)? else { return Ok(None) };
-        let fits = |span: &Duration| !span.is_zero() && *span <= MAX_SPAN;
-        match duration(&text).filter(fits) {
+        match duration(&text).filter(|span| bounds::is_span(*span)) {
             Some(span) => Ok(Some(span)),
             None => Err(invalid(name, format!("must be {expected}")).into()),
         }
@@ -212,13 +198,14 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
 fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     refuse_unsupported(fields)?;
     let named = "the name of a capability, such as \"python.execute\"";
-    let Some(capability) = fields.checked("capability", named, |name: &String| is_capability(name))? else {
+    let Some(capability) =
+        fields.checked("capability", named, |name: &String| bounds::is_capability(name))?
+    else {
         return Err(invalid("capability", format!("is missing; it must be {named}")).into());
     };
     let (session, session_ttl) = session(fields)?;
     let key = "a text of 1 to 128 bytes";
-    let fairness_key =
-        fields.checked("fairness_key", key, |key: &String| (1..=MAX_FAIRNESS_KEY).contains(&key.len()))?;
+    let fairness_key = fields.checked("fairness_key", key, |key: &String| bounds::is_name(key))?;
     let attempts = "a number from 1 to 100";
     let input = fields.raw("input").unwrap_or("{}");
     let artifacts = references(input).map_err(|problem| invalid("input", problem))?;
@@ -228,13 +215,14 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
         stowed: 0,
         labels: labels(fields)?,
         priority: fields
-            .checked("priority", "a number from 1 (first) to 5", |number| (1..=5).contains(number))?
+            .checked("priority", "a number from 1 (first) to 5", |number| {
+                bounds::PRIORITIES.contains(number)
+            })?
             .unwrap_or(TaskSpec::USUAL_PRIORITY),
         queue_timeout: fields.span("queue_timeout")?,
         execution_timeout: fields.span("execution_timeout")?,
         deadline: deadline(fields)?,
-        max_attempts: fields
-            .checked("max_attempts", attempts, |number| (1..=MAX_ATTEMPTS).contains(number))?,
+        max_attempts: fields.checked("max_attempts", attempts, |number| bounds::ATTEMPTS.contains(number))?,
         session,
         session_ttl,
         fairness_key: fairness_key.map(FairnessKey::from),
@@ -256,7 +244,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Refused> {
 /// The session that the task runs in, and how long that lives unused.
 fn session(fields: &Fields<'_>) -> Result<(Option<SessionName>, Option<Duration>), Refused> {
     let expected = "a name of 1 to 128 characters from A-Z, a-z, 0-9 and `.`, `_`, `:`, `@`, `-`";
-    let name = fields.checked("session", expected, |name: &String| is_session(name))?;
+    let name = fields.checked("session", expected, |name: &String| bounds::is_session(name))?;
     let ttl = fields.span("session_ttl")?;
     match (name, ttl) {
         (None, Some(_)) => Err(invalid("session_ttl", "is about a session, and `session` names none").into()),
@@ -264,32 +252,15 @@ fn session(fields: &Fields<'_>) -> Result<(Option<SessionName>, Option<Duration>
     }
 }
 
-/// Names that stand in a path as they are.
-fn is_session(name: &str) -> bool {
-    (1..=MAX_SESSION).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'@' | b'-'))
-}
-
-/// Names that workers can register, but no patterns.
-fn is_capability(name: &str) -> bool {
-    (1..=MAX_CAPABILITY).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
-
 fn labels(fields: &Fields<'_>) -> Result<BTreeMap<Arc<str>, Arc<str>>, Refused> {
     let expected = "an object of at most 32 texts, each name and value of at most 128 bytes";
-    let fits = |labels: &BTreeMap<Arc<str>, Arc<str>>| {
-        let short = |text: &Arc<str>| text.len() <= MAX_LABEL;
-        labels.len() <= MAX_LABELS
-            && labels.iter().all(|(name, value)| short(name) && short(value) && !name.is_empty())
-    };
-    Ok(fields.checked("labels", expected, fits)?.unwrap_or_default())
+    Ok(fields.checked("labels", expected, bounds::are_labels)?.unwrap_or_default())
 }
 
 fn deadline(fields: &Fields<'_>) -> Result<Option<Deadline>, Refused> {
     let expected = "a duration from now, such as \"2m\", or a time as RFC 3339 writes it";
     let Some(text) = fields.value::<String>("deadline", expected)? else { return Ok(None) };
-    if let Some(span) = duration(&text).filter(|span| !span.is_zero() && *span <= MAX_SPAN) {
+    if let Some(span) = duration(&text).filter(|span| bounds::is_span(*span)) {
         return Ok(Some(Deadline::After(span)));
     }
     match text.parse::<jiff::Timestamp>() {

@@ -39,6 +39,50 @@ fn a_backup_of_a_store_in_use_is_whole_private_and_replaces_nothing() {
     assert!(matches!(none, BackupError::NoStore(_)), "{none}");
 }
 
+/// The store as a server leaves it that is killed: what it had open is beside it.
+fn killed(folder: &Path, beside: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    for name in ["rollcall.db".to_owned(), format!("rollcall.db{beside}")] {
+        let length = std::fs::copy(folder.join(&name), copy.path().join(&name)).expect("it is there");
+        assert!(length > 0, "{name} has something in it");
+    }
+    copy
+}
+
+/// What a copy, a look and a start find in a store that was left like that.
+fn everything_is_found(leave: impl Fn() -> tempfile::TempDir, count: u64) {
+    let folder = leave();
+    let copies = tempfile::tempdir().expect("a folder");
+    let file = copies.path().join("rollcall.db");
+    let copied = backup(folder.path(), &file).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(copied.tasks, count);
+    assert_eq!(ids(&reopened(copies.path())).len() as u64, count);
+    let folder = leave();
+    let report = inspect(folder.path()).unwrap_or_else(|error| panic!("{error}"));
+    assert!(report.is_whole() && report.tasks == count, "{report:?}");
+    assert_eq!(ids(&reopened(leave().path())).len() as u64, count);
+}
+
+#[test]
+fn what_a_killed_server_had_only_in_its_log_is_copied_and_looked_at() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _open = filled(folder.path(), 9);
+    everything_is_found(|| killed(folder.path(), "-wal"), 9);
+}
+
+#[test]
+fn what_a_killed_server_had_begun_without_a_log_is_undone_by_a_copy_and_a_look() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(filled(folder.path(), 9));
+    let db = raw(folder.path());
+    db.execute_batch(
+        "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN IMMEDIATE;
+         UPDATE tasks SET record = zeroblob(100000);",
+    )
+    .expect("begun");
+    everything_is_found(|| killed(folder.path(), "-journal"), 9);
+}
+
 #[test]
 fn a_store_in_use_is_not_repaired() {
     let folder = tempfile::tempdir().expect("a folder");
