@@ -10,7 +10,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use rusqlite::Connection;
 
 use super::Failed;
-use super::connect::{full_check, reader};
+use super::connect::{full_check, reader, settled_reader};
 use super::place::database_in;
 use super::schema::{self, APPLICATION_ID, STEPS};
 
@@ -75,7 +75,7 @@ pub fn backup(folder: &Path, file: &Path) -> Result<Backup, BackupError> {
         return Err(BackupError::NoStore(database));
     }
     let failed = |error: Failed| BackupError::Failed(error.to_string());
-    let db = reader(&database).map_err(failed)?;
+    let db = settled_reader(&database).map_err(failed)?;
     let ours: i32 = db
         .pragma_query_value(None, "application_id", |row| row.get(0))
         .map_err(|error| failed(error.into()))?;

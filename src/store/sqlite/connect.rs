@@ -69,6 +69,21 @@ pub(super) fn reader(database: &Path) -> Result<Connection, Failed> {
     Ok(db)
 }
 
+/// The same for a file that nobody may have opened since a server was killed: what only reads may not
+/// roll back what that one had begun.
+pub(super) fn settled_reader(database: &Path) -> Result<Connection, Failed> {
+    let look = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    let db = reader(database)?;
+    match look(&db) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+            look(&finisher(database)?)?;
+            reader(database)
+        }
+        // Whatever else is wrong shows to whoever reads on.
+        Ok(()) | Err(_) => Ok(db),
+    }
+}
+
 fn safe(db: &Connection) -> Result<(), Failed> {
     db.pragma_update(None, "foreign_keys", true)?;
     db.pragma_update(None, "trusted_schema", false)?;

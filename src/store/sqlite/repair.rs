@@ -1,5 +1,6 @@
 //! The way out of a damaged store: what is still as it was written, what is not, and a new store
-//! made of the former. The damaged file itself is never changed.
+//! made of the former. The damaged file itself is never changed, but for what a killed server had begun
+//! in it: that is undone first, as any start would.
 
 use std::path::{Path, PathBuf};
 

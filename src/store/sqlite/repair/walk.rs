@@ -7,7 +7,7 @@ use crate::fleet::{Overlay, PoolName, PoolRecord, RosterEntry, SessionRecord, Te
 use crate::store::TaskLog;
 use crate::store::sqlite::archive::{COLUMNS, Stored};
 use crate::store::sqlite::codec::{Damage, decoded, verify};
-use crate::store::sqlite::connect::{full_check, reader};
+use crate::store::sqlite::connect::{full_check, settled_reader};
 use crate::store::sqlite::journal::number;
 use crate::store::sqlite::place::Place;
 use crate::store::sqlite::put::{POOL_PREFIX, Put, key_parts, session_of};
@@ -28,7 +28,7 @@ pub(super) struct Meta {
 /// Looks at everything, and saves what is whole.
 pub(super) fn walk(place: &Place, saved: Option<&mut Saved<'_>>) -> Report {
     let mut report = Report::default();
-    let db = match reader(&place.database()) {
+    let db = match settled_reader(&place.database()) {
         Ok(db) => db,
         Err(failed) => {
             report.damage(format!("the file cannot be read at all: {failed}"));
