@@ -114,6 +114,8 @@ pub(crate) struct SitePlan {
     pub(crate) ignores_cancels: bool,
     /// It lets tasks run past their time.
     pub(crate) ignores_limits: bool,
+    /// It says what sessions it has when it registers, as not every SDK does.
+    pub(crate) tells_sessions: bool,
 }
 
 /// The whole plan.
@@ -316,6 +318,7 @@ fn site(dice: &mut Dice, name: &str) -> SitePlan {
         labels: labels(dice),
         ignores_cancels: dice.chance(80),
         ignores_limits: dice.chance(80),
+        tells_sessions: !name.ends_with(['0', '3', '6']),
     }
 }
 

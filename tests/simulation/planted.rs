@@ -8,7 +8,7 @@ use super::runs::{on_all_cores, outcome};
 use super::world::World;
 
 /// Seeds that are tried at most for each bug.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 140;
 /// Events that the core handles in each.
 const STEPS: u64 = 2_500;
 

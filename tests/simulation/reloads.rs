@@ -172,6 +172,7 @@ impl World {
                 labels,
                 ignores_cancels: false,
                 ignores_limits: false,
+                tells_sessions: true,
             };
             let mut spec = spec_for(&mut self.dice, &site);
             spec.capabilities = None;

@@ -106,7 +106,7 @@ impl World {
             metrics: None,
             capabilities: this.plan.offers.clone(),
             attempts: attempts.collect(),
-            sessions: Some(this.sessions.iter().cloned().collect()),
+            sessions: this.plan.tells_sessions.then(|| this.sessions.iter().cloned().collect()),
             features: vec!["sessions".into()],
             store: this.store.clone(),
         }

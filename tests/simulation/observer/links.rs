@@ -100,6 +100,9 @@ impl Links {
         if known {
             holder.worker = Some(name.clone());
             holder.heard = moment;
+        } else {
+            // It may have left before the core began.
+            holder.retired.get_or_insert((Mono(0), topology.settings.removal_grace));
         }
         self.heard_of.insert(name.clone());
         self.coming = Some(registration.instance.clone());
@@ -323,9 +326,10 @@ impl Links {
             }
         }
         let instance = link.registration.instance.clone();
+        let has_left = link.entry.is_none();
         if let Some(holder) = self.holds.get_mut(&instance) {
             holder.worker = Some(welcome.worker.clone());
-            holder.retired = None;
+            holder.retired = holder.retired.filter(|_| has_left);
             holder.let_go("it was dropped on reconnect", |key| welcome.drop.contains(key));
         }
         Ok(())
@@ -347,10 +351,13 @@ impl Links {
             matches!(WorkerSpec::change(entry, now), Some(Change::Moved { .. }))
         };
         let made_by = link.spec.clone().or_else(|| link.entry.clone());
+        let by_the_roster = by_the_roster(&name);
         let spec = match (topology.workers.get(&name), made_by.as_ref().filter(|_| own)) {
             (Some(now), Some(entry)) if moved(&entry, now) => entry,
             (Some(now), _) => now,
             (None, Some(entry)) => entry,
+            // It had left before the core began, which knows it by its roster.
+            (None, None) if own => &by_the_roster,
             (None, None) => {
                 return Err(format!("I8: {name} got work although it is not in the topology"));
             }
@@ -435,4 +442,23 @@ impl Holder {
 /// How long ago, without what the loop was away.
 fn since(now: Moment, then: Moment) -> Duration {
     now.mono.since(then.mono).saturating_sub(now.away.saturating_sub(then.away))
+}
+
+/// The entry of a worker that had left the configuration before the core began: nothing is granted to it,
+/// and nothing withheld.
+fn by_the_roster(name: &WorkerName) -> Arc<WorkerSpec> {
+    Arc::new(WorkerSpec {
+        name: name.clone(),
+        formerly: None,
+        origin: Origin::File,
+        pool: None,
+        interface: InterfaceKind::Websocket,
+        endpoint: None,
+        capabilities: None,
+        slots: None,
+        timeout: WorkerSpec::DEFAULT_TIMEOUT,
+        labels: BTreeMap::new(),
+        launch: None,
+        mock: MockSpec::default(),
+    })
 }
