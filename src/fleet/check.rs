@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hasher};
 
 use super::Fleet;
+use super::health::Standing;
 use super::lifecycle::Phase;
 use super::slab::TaskIx;
 
@@ -114,6 +115,15 @@ impl Fleet {
                     "{name} keeps its attempts for ever"
                 );
             }
+            if let Standing::Ejected(_) = worker.health.standing {
+                ensure!(worker.timers.ejected.is_some(), "{name} is ejected for ever");
+            }
+            let forgotten = worker.waits_for_canary() && worker.has_room() && !self.quiescing;
+            ensure!(!forgotten, "{name} waits for a canary that nobody sends");
+            ensure!(
+                !worker.canary.runs() || (worker.up().is_some() && worker.timers.canary.is_some()),
+                "{name} has a canary that never ends"
+            );
             for (listed, own) in [(worker.listed, false), (worker.listed_own, true)] {
                 ensure!(listed == (worker.can_take(own) && !self.quiescing), "{name} is listed wrongly");
             }
@@ -132,6 +142,9 @@ impl Fleet {
                     entry.capability
                 );
             }
+        }
+        if let Some(wrong) = self.census_is_wrong() {
+            return Err(Violation(wrong));
         }
         ensure!(
             self.registry.by_conn.len()
@@ -183,9 +196,9 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most six, each session one; the
+        // Each live task has at most three timers, each worker at most seven, each session one; the
         // budgets and the pools have one each.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + self.sessions.len() + 2;
+        let most = self.tasks.len() * 3 + self.registry.workers.len() * 7 + self.sessions.len() + 2;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

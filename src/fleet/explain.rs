@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Fleet;
 use super::balancer::Demand;
+use super::health::Standing;
 use super::ids::{TaskId, WorkerName};
 use super::lifecycle::Phase;
 use super::registry::Worker;
@@ -28,6 +29,11 @@ enum Reason {
     Busy {
         used: u32,
         stuck: u32,
+        slots: u32,
+    },
+    /// It is back from an ejection, and may use only some of its slots yet.
+    Returning {
+        open: u32,
         slots: u32,
     },
     /// Its process is being written to the roster.
@@ -165,7 +171,7 @@ impl Fleet {
         // The first reason is the nearest to taking the task.
         match groups.keys().next() {
             Some(Reason::Free) => Wait::Free,
-            Some(Reason::Busy { .. } | Reason::Enrolling) => Wait::Busy,
+            Some(Reason::Busy { .. } | Reason::Returning { .. } | Reason::Enrolling) => Wait::Busy,
             Some(Reason::Away(..) | Reason::Unheard) => Wait::NotReady,
             Some(Reason::Lacks(_) | Reason::OffersElse) | None => Wait::Impossible,
         }
@@ -186,18 +192,37 @@ impl Fleet {
         match worker.state_for(entry.only.is_some()) {
             WorkerState::Ready if worker.roster.is_some() => Reason::Enrolling,
             WorkerState::Ready if used.saturating_add(stuck) >= slots => Reason::Busy { used, stuck, slots },
+            WorkerState::Ready if used.saturating_add(stuck) >= worker.open_slots() => {
+                Reason::Returning { open: worker.open_slots(), slots }
+            }
             WorkerState::Ready => Reason::Free,
             state @ (WorkerState::Draining | WorkerState::Cordoned) => {
                 Reason::Away(state, self.by_whom(worker))
+            }
+            state @ WorkerState::Connecting if worker.up().is_some() => {
+                Reason::Away(state, Some("(it must pass its canary first)".into()))
             }
             state @ (WorkerState::Disconnected | WorkerState::Connecting) => {
                 let error = worker.last_error.as_ref().map(|error| format!("({error})").into());
                 Reason::Away(state, error)
             }
-            state @ (WorkerState::Removed | WorkerState::Ejected | WorkerState::Suspect) => {
-                Reason::Away(state, None)
-            }
+            state @ WorkerState::Ejected => Reason::Away(state, self.why_out(worker)),
+            state @ (WorkerState::Removed | WorkerState::Suspect) => Reason::Away(state, None),
         }
+    }
+
+    /// Why a worker is ejected, and until when.
+    fn why_out(&self, worker: &Worker) -> Option<Arc<str>> {
+        let then = match worker.health.standing {
+            Standing::Ejected(until) => {
+                let left = until.since(self.now.mono).as_secs_f64();
+                format!("is given another chance in {left:.0} s")
+            }
+            Standing::HalfOpen => "gets another chance now".to_owned(),
+            Standing::New | Standing::Good | Standing::Returning(_) => return None,
+        };
+        let why = worker.last_failure.as_deref().unwrap_or("it failed");
+        Some(format!("({why}; {then})").into())
     }
 
     /// Who said that a worker takes no tasks, and when.
@@ -245,6 +270,9 @@ impl Reason {
             Self::Busy { used, stuck: 0, slots } => format!("slots {used}/{slots} in use"),
             Self::Busy { used, stuck, slots } => {
                 format!("slots {used}/{slots} in use, {stuck} held by attempts that do not stop")
+            }
+            Self::Returning { open, slots } => {
+                format!("back from an ejection: {open} of its {slots} slots for now, in use")
             }
             Self::Enrolling => "its process is being written to the roster".to_owned(),
             Self::Away(state, detail) => {
@@ -330,6 +358,7 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
                 Reason::Lacks(labels) => Some((labels, group.first)),
                 Reason::Free
                 | Reason::Busy { .. }
+                | Reason::Returning { .. }
                 | Reason::Enrolling
                 | Reason::Away(..)
                 | Reason::Unheard
@@ -374,9 +403,12 @@ fn remedy(reason: &Reason, worker: &Worker) -> Option<(u8, String)> {
             Some((3, format!("wait until {name} gets another chance, or see why it fails")))
         }
         Reason::Away(..) => Some((4, format!("wait for {name}"))),
-        Reason::Free | Reason::Busy { .. } | Reason::Enrolling | Reason::Lacks(_) | Reason::OffersElse => {
-            None
-        }
+        Reason::Free
+        | Reason::Busy { .. }
+        | Reason::Returning { .. }
+        | Reason::Enrolling
+        | Reason::Lacks(_)
+        | Reason::OffersElse => None,
     }
 }
 

@@ -13,7 +13,9 @@ mod attempts;
 pub mod autoscaler;
 mod balancer;
 mod budget;
+mod canary;
 mod check;
+mod ejection;
 mod explain;
 mod finished;
 mod gates;
@@ -58,6 +60,7 @@ pub use autoscaler::{
     Decision, Direction, HookSpec, PoolChange, PoolRecord, PoolSpec, PoolView, PoolWord, ProviderKind,
     ProviderReport, Scaling, ScheduledMin, Wanted,
 };
+pub use canary::Canary;
 pub use check::Violation;
 pub use ids::*;
 pub use intake::{KEY_LIFE, MAX_KEYS};

@@ -8,7 +8,9 @@ use super::balancer::{Labels, Process};
 use super::ids::*;
 use super::lifecycle::Phase;
 use super::queue::Ticket;
+use super::registry::WorkerRegistry;
 use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::view::WorkerState;
 use super::words::Refusal;
 use super::{Fleet, Note};
 use rand::RngExt;
@@ -113,9 +115,12 @@ impl Fleet {
 
     /// Lists a worker as free or not, and tells its state if that changed. True when it is free.
     pub(super) fn relist(&mut self, worker: WorkerIx) -> bool {
+        self.tend(worker);
         self.registry.changed.insert(worker);
-        let subject = &mut self.registry.workers[worker];
+        let WorkerRegistry { workers, census, .. } = &mut self.registry;
+        let subject = &mut workers[worker];
         let state = subject.state();
+        census.recount(subject, state == WorkerState::Ready);
         let free = subject.can_take(false) && !self.quiescing;
         let own = subject.can_take(true) && !self.quiescing;
         let relisted = (subject.listed, subject.listed_own) != (free, own);

@@ -55,6 +55,14 @@ pub enum Planted {
     SessionOutlivesProcess,
     /// A restarted server knows nothing of sessions.
     SessionForgottenAtRestart,
+    /// A worker that must pass a canary first gets tasks at once.
+    CanaryIgnored,
+    /// Failures of the caller's own code eject workers.
+    CallersErrorsEject,
+    /// However many of a pool are out, one more may go.
+    EjectsWholePools,
+    /// An ejected worker never comes back.
+    EjectedForEver,
     /// Tasks to be kept are accepted while the journal takes no writes.
     StoreFailureIgnored,
 }

@@ -204,7 +204,7 @@ impl Fleet {
         self.steer(worker);
     }
 
-    fn tell_to_drain(&mut self, worker: WorkerIx, reason: &'static str) {
+    pub(super) fn tell_to_drain(&mut self, worker: WorkerIx, reason: &'static str) {
         let subject = &self.registry.workers[worker];
         if let Some(conn) = subject.conn()
             && !subject.holds.is_empty()
@@ -310,6 +310,7 @@ impl Fleet {
         self.lose_sessions(worker, "its worker left the fleet");
         self.unindex(worker);
         let Some(mut gone) = self.registry.workers.remove(worker) else { return };
+        self.registry.census.forget(&mut gone);
         let timers = &mut gone.timers;
         for timer in [
             &mut timers.dial,
@@ -318,6 +319,7 @@ impl Fleet {
             &mut timers.settled,
             &mut timers.ejected,
             &mut timers.grace,
+            &mut timers.canary,
         ] {
             self.timers.clear(timer);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod health;
 mod reconnect;
 mod retries;
 mod waits;

@@ -40,8 +40,10 @@ pub(super) enum WorkerTimer {
     Lease,
     /// It has been connected for an interval: backoff starts afresh.
     Settled,
-    /// Its ejection is over.
+    /// Its ejection is over, or the slow start after one.
     Ejected,
+    /// A canary has used up its time, or is due.
+    Canary,
     /// It has had its time to finish what it ran.
     Grace,
 }

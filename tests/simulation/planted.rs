@@ -23,7 +23,7 @@ enum Bug {
 
 /// Every bug, the seed to begin with (it caught the bug when this was written), and words of what is
 /// broken by it.
-const BUGS: [(Bug, u64, &str); 25] = [
+const BUGS: [(Bug, u64, &str); 29] = [
     (Bug::Core(Planted::SessionTurnIgnored), 1, ""),
     (Bug::Core(Planted::SessionOutlivesProcess), 1, ""),
     (Bug::Core(Planted::SessionForgottenAtRestart), 1, "begun anew"),
@@ -48,6 +48,10 @@ const BUGS: [(Bug, u64, &str); 25] = [
     (Bug::Core(Planted::RemovalKillsWork), 5, "I4"),
     (Bug::Core(Planted::RosterNotAwaited), 1, "before it was durably on the roster"),
     (Bug::Core(Planted::StoreFailureIgnored), 10, "I12"),
+    (Bug::Core(Planted::CanaryIgnored), 1, "I13"),
+    (Bug::Core(Planted::CallersErrorsEject), 1, "I13"),
+    (Bug::Core(Planted::EjectsWholePools), 1, "I13"),
+    (Bug::Core(Planted::EjectedForEver), 1, "ejected for ever"),
     (Bug::JournalConfirmsEarly, 10, "promise"),
 ];
 

@@ -158,6 +158,7 @@ impl World {
                 labels,
                 ignores_cancels: false,
                 ignores_limits: false,
+                has_canary: true,
             };
             let mut spec = spec_for(&mut self.dice, &site);
             spec.capabilities = None;

@@ -281,6 +281,17 @@ impl Links {
         Ok(())
     }
 
+    /// The worker behind a connection that is heard.
+    pub(super) fn worker(&self, conn: ConnId) -> Option<&WorkerName> {
+        let heard = self.links.get(&conn).filter(|link| link.welcomed && !link.closing && !link.down);
+        heard.map(|link| &link.worker)
+    }
+
+    /// What was said on a connection at first.
+    pub(super) fn registration(&self, conn: ConnId) -> Option<&Registration> {
+        self.links.get(&conn).map(|link| &link.registration)
+    }
+
     /// The process behind a connection.
     pub(super) fn instance(&self, conn: ConnId) -> Option<&Instance> {
         self.links.get(&conn).map(|link| &link.registration.instance)
