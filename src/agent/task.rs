@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::fleet::{
-    Capability, Deadline, FairnessKey, Payload, Refusal, RetryWord, TaskError, TaskId, TaskRecord, TaskSpec,
-    TaskState,
+    Capability, Deadline, FairnessKey, Payload, Placement, Refusal, RetryWord, TaskError, TaskId, TaskRecord,
+    TaskSpec, TaskState,
 };
 use crate::manager::CallError;
 use crate::schemas::InvalidInput;
@@ -57,6 +57,30 @@ impl Task {
             self.wrong_is(|| format!("at most {MAX_LABELS} labels of {MAX_NAME} bytes each"));
         }
         self
+    }
+
+    /// A label that the worker should have: of those that do, a free one goes first.
+    pub fn prefer(mut self, name: &str, value: &str) -> Self {
+        let fits = (1..=MAX_NAME).contains(&name.len()) && value.len() <= MAX_NAME;
+        let placement = self.placement();
+        placement.preferred.insert(name.into(), value.into());
+        if !fits || placement.preferred.len() > MAX_LABELS {
+            self.wrong_is(|| format!("at most {MAX_LABELS} preferred labels of {MAX_NAME} bytes each"));
+        }
+        self
+    }
+
+    /// How long to wait for a worker with the preferred labels before any other will do.
+    pub fn fallback_after(mut self, wait: Duration) -> Self {
+        let wait = self.span("fallback_after", wait);
+        self.placement().fallback_after = Some(wait);
+        self
+    }
+
+    fn placement(&mut self) -> &mut Placement {
+        self.spec
+            .placement
+            .get_or_insert_with(|| Placement { preferred: Default::default(), fallback_after: None })
     }
 
     /// 1 (first) to 5; 3 unless said.

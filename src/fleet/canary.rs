@@ -148,7 +148,8 @@ impl Fleet {
     /// An id like those that the shell makes: a UUIDv7 (RFC 9562, section 5.7).
     fn canary_id(&mut self) -> TaskId {
         let millis = u128::from(self.now.wall.0.max(0).unsigned_abs()) & ((1 << 48) - 1);
-        let random: u128 = (u128::from(self.rng.random::<u64>()) << 64) | u128::from(self.rng.random::<u64>());
+        let random: u128 =
+            (u128::from(self.rng.random::<u64>()) << 64) | u128::from(self.rng.random::<u64>());
         let (version, variant) = (7u128 << 76, 2u128 << 62);
         let random = random & (((1 << 12) - 1) << 64 | ((1 << 62) - 1));
         TaskId(millis << 80 | version | variant | random)
@@ -171,7 +172,9 @@ impl Fleet {
                 // Its input is known to be good: here no failure is the caller's.
                 AttemptOutcome::Failed | AttemptOutcome::TimedOut | AttemptOutcome::WorkerLost => {
                     let error = report.error.as_ref();
-                    let why = error.map_or("no reason given".into(), |error| format!("{}: {}", error.code, error.message));
+                    let why = error.map_or("no reason given".into(), |error| {
+                        format!("{}: {}", error.code, error.message)
+                    });
                     self.canary_failed(worker, &why);
                 }
             }
@@ -180,7 +183,13 @@ impl Fleet {
     }
 
     /// A worker did not begin its canary.
-    pub(super) fn canary_rejected(&mut self, worker: WorkerIx, key: (TaskId, Epoch), reason: &str, retryable: bool) {
+    pub(super) fn canary_rejected(
+        &mut self,
+        worker: WorkerIx,
+        key: (TaskId, Epoch),
+        reason: &str,
+        retryable: bool,
+    ) {
         let subject = &mut self.registry.workers[worker];
         subject.stuck.remove(&key);
         if subject.canary.asked == Some(key) {

@@ -63,6 +63,17 @@ impl Fleet {
                         waiting.delayed != waiting.ticket.is_some(),
                         "task {id} is neither queued nor delayed, or both"
                     );
+                    ensure!(
+                        waiting.fallback.is_none() || waiting.ticket.is_some(),
+                        "task {id} waits for better workers in no queue"
+                    );
+                    let entry = &self.balancer.demands[task.demand];
+                    ensure!(
+                        waiting.ticket.is_none()
+                            || waiting.fallback.is_some()
+                            || entry.labels == task.spec.labels,
+                        "task {id} waits for the workers that it prefers for ever"
+                    );
                     match waiting.starved {
                         None => {
                             let ends = !waiting.delayed || waiting.timer.is_some() || waiting.turn;
@@ -196,9 +207,9 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most seven, each session one; the
+        // Each live task has at most four timers, each worker at most seven, each session one; the
         // budgets and the pools have one each.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 7 + self.sessions.len() + 2;
+        let most = self.tasks.len() * 4 + self.registry.workers.len() * 7 + self.sessions.len() + 2;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

@@ -58,13 +58,12 @@ impl Fleet {
     /// Why a task waits; `None` for one that does not.
     pub fn explain(&self, id: TaskId) -> Option<Explanation> {
         let ix = *self.by_id.get(&id)?;
-        self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey(self.tasks[ix].demand, true)))
+        self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey_for(ix, true)))
     }
 
     /// The same in one sentence.
     pub(super) fn pending_reason(&self, ix: TaskIx) -> Option<String> {
-        let explained =
-            self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey(self.tasks[ix].demand, false)));
+        let explained = self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey_for(ix, false)));
         explained.map(|explained| explained.summary)
     }
 
@@ -123,6 +122,25 @@ impl Fleet {
             | Phase::Cancelling(_)
             | Phase::Between => None,
         }
+    }
+
+    /// Looks at the workers for one task; and until when it waits for those that it prefers.
+    fn survey_for(&self, ix: TaskIx, everybody: bool) -> Explanation {
+        let task = &self.tasks[ix];
+        let found = self.survey(task.demand, everybody);
+        let (Phase::Waiting(waiting), Some(placement)) = (&task.phase, &task.spec.placement) else {
+            return found;
+        };
+        let Some((until, _)) = waiting.fallback else { return found };
+        let preferred: Vec<_> =
+            placement.preferred.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let (preferred, left) = (preferred.join(", "), until.since(self.now.mono).as_secs_f64());
+        let summary = format!(
+            "it waits {left:.1} s more for a worker with {preferred}, which it prefers; after that any that \
+             offers {} will do ({})",
+            task.spec.capability, found.summary
+        );
+        Explanation { wait: Wait::Preferred, summary, ..found }
     }
 
     /// Looks at the workers for one demand: at all of them, or only at those that matter for the
@@ -335,6 +353,7 @@ fn summary(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> 
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
+        | Wait::Preferred
         | Wait::Session => "its turn comes now".to_owned(),
     }
 }
@@ -383,6 +402,7 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
+        | Wait::Preferred
         | Wait::Session => None,
     }
 }

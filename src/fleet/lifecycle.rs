@@ -107,12 +107,14 @@ pub(super) struct Waiting {
     pub(super) starved: Option<u64>,
     pub(super) ticket: Option<Ticket>,
     pub(super) timer: Option<TimerKey>,
+    /// When it stops to wait for the workers that it prefers.
+    pub(super) fallback: Option<TimerKey>,
 }
 
 impl Waiting {
     /// A wait that begins now.
     pub(super) fn since(since: Mono) -> Self {
-        Self { since, delayed: false, turn: false, starved: None, ticket: None, timer: None }
+        Self { since, delayed: false, turn: false, starved: None, ticket: None, timer: None, fallback: None }
     }
 }
 
@@ -192,6 +194,7 @@ impl Fleet {
             return;
         }
         self.set_phase(ix, Phase::Waiting(Waiting::since(self.now.mono)));
+        self.aim(ix);
         self.place(ix);
         let Phase::Waiting(_) = self.tasks[ix].phase else { return };
         if let Some(timeout) = self.queue_timeout_of(ix) {
@@ -299,6 +302,7 @@ impl Fleet {
         let Phase::Waiting(waiting) = &mut task.phase else { return Duration::ZERO };
         let wait = if waiting.delayed { Duration::ZERO } else { now.since(waiting.since) };
         self.timers.clear(&mut waiting.timer);
+        self.timers.clear(&mut waiting.fallback);
         task.retry = None;
         if let Some(place) = waiting.starved.take() {
             self.budgets.leave(&task.spec.capability, place);

@@ -28,6 +28,7 @@ mod links;
 mod notes;
 mod placement;
 mod planted;
+mod preference;
 mod queue;
 mod reconcile;
 mod recovery;
@@ -236,6 +237,7 @@ impl Fleet {
             match timer {
                 Timer::QueueTimeout(task) => self.queue_timeout(task),
                 Timer::NotBefore(task) => self.not_before(task),
+                Timer::Fallback(task) => self.fall_back(task),
                 Timer::Deadline(task) => self.deadline(task),
                 Timer::Limit(task) => self.limit(task),
                 Timer::Recovery(task) => self.recovery_over(task),

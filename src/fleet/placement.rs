@@ -166,6 +166,11 @@ impl Fleet {
 
     /// Finds a worker for an eligible task, or queues it.
     pub(super) fn place(&mut self, task: TaskIx) {
+        self.place_as(task, None);
+    }
+
+    /// The same with the number that it had in another queue.
+    pub(super) fn place_as(&mut self, task: TaskIx, number: Option<u64>) {
         let demand = self.tasks[task].demand;
         if self.balancer.has_free(demand) {
             let Self { balancer, registry, rng, .. } = self;
@@ -184,7 +189,7 @@ impl Fleet {
         let ticket = Ticket {
             priority: spec.priority,
             key: spec.fairness_key.clone().unwrap_or_else(|| FairnessKey::from("")),
-            number: self.ticket,
+            number: number.unwrap_or(self.ticket),
         };
         self.ticket += 1;
         if self.balancer.demands[demand].queue.push(&ticket, task) {

@@ -61,6 +61,10 @@ pub enum Planted {
     CallersErrorsEject,
     /// However many of a pool are out, one more may go.
     EjectsWholePools,
+    /// A task waits for the workers that it prefers for ever.
+    NeverFallsBack,
+    /// A task takes whatever worker is free, before it has waited for those that it prefers.
+    PreferenceIgnored,
     /// An ejected worker never comes back.
     EjectedForEver,
     /// Tasks to be kept are accepted while the journal takes no writes.

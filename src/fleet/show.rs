@@ -142,7 +142,9 @@ impl Fleet {
                 stats.oldest_age = stats.oldest_age.max(now.mono.since(oldest));
             }
             if self.connected(*demand).is_empty() {
-                stats.unroutable += entry.queue.len() as u64;
+                // One that will take any worker after a while is not without one.
+                let stays = |task: &TaskIx| !self.falls_back(*task);
+                stats.unroutable += entry.queue.iter().filter(stays).count() as u64;
             }
         }
         let depth = capabilities.values().map(CapabilityStats::live).sum();
@@ -154,6 +156,10 @@ impl Fleet {
             max_bytes: self.settings.max_bytes,
             generation: self.topology.generation,
         }
+    }
+
+    fn falls_back(&self, task: TaskIx) -> bool {
+        matches!(&self.tasks[task].phase, Phase::Waiting(waiting) if waiting.fallback.is_some())
     }
 
     fn eligible_since(&self, task: TaskIx) -> Option<Mono> {
@@ -198,7 +204,10 @@ impl Fleet {
             let Some(worker) = self.registry.workers.get(ix) else { continue };
             match self.registry.by_name.get(&worker.name) {
                 Some(current) => {
-                    changes.insert(worker.name.clone(), self.registry.workers.get(*current).map(|now| self.view(now)));
+                    changes.insert(
+                        worker.name.clone(),
+                        self.registry.workers.get(*current).map(|now| self.view(now)),
+                    );
                 }
                 None => {
                     changes.insert(worker.name.clone(), Some(self.view(worker)));

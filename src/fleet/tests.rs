@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 
 mod health;
+mod placement;
 mod reconnect;
 mod retries;
 mod waits;

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     QueueTimeout(TaskIx),
     /// A delayed task may start.
     NotBefore(TaskIx),
+    /// A queued task has waited for the workers that it prefers.
+    Fallback(TaskIx),
     /// A task's deadline.
     Deadline(TaskIx),
     /// An attempt has used up its time, or its grace after that.

@@ -196,6 +196,8 @@ pub enum Wait {
     Session,
     /// For a server that does not stop.
     Stopping,
+    /// For one of the workers that it prefers; then any will do.
+    Preferred,
     /// For a slot: every worker that could take it is busy.
     Busy,
     /// For a worker that could take it and is away.
@@ -216,6 +218,7 @@ impl Wait {
             Self::RetryBudget => "retry_budget",
             Self::Session => "session",
             Self::Stopping => "stopping",
+            Self::Preferred => "preferred",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",
             Self::Impossible => "impossible",

@@ -199,7 +199,8 @@ impl World {
         let key = (task, epoch);
         // A canary is short; a few are not.
         let short = canary && !self.dice.chance(30);
-        let longest = self.plan.longest_task.min(if short { Duration::from_millis(50) } else { Duration::MAX });
+        let longest =
+            self.plan.longest_task.min(if short { Duration::from_millis(50) } else { Duration::MAX });
         let refuses = self.sites[process.site].leaving || self.dice.chance(15);
         let site = &mut self.sites[process.site];
         if site.held.contains_key(&key) {

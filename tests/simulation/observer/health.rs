@@ -77,10 +77,10 @@ impl Health {
     /// A worker may get a task only if it has shown that it works.
     pub(super) fn may_work(&self, worker: &WorkerName, instance: &Instance) -> Verdict {
         if !self.proven.contains(instance) {
-            return Err(format!("I13: {worker} got a task before it passed its canary"));
+            return Err(format!("I14: {worker} got a task before it passed its canary"));
         }
         if self.out.contains(worker) {
-            return Err(format!("I13: {worker} got a task although it is ejected"));
+            return Err(format!("I14: {worker} got a task although it is ejected"));
         }
         Ok(())
     }
@@ -108,7 +108,9 @@ impl Health {
                 let at_once = detail.contains("after its return");
                 let needed = if at_once { 1 } else { topology.settings.consecutive_failures };
                 if !by_canary && failures < needed {
-                    return Err(format!("I13: {worker} is ejected ({detail}) after {failures} failures of its own"));
+                    return Err(format!(
+                        "I14: {worker} is ejected ({detail}) after {failures} failures of its own"
+                    ));
                 }
                 if !by_canary {
                     self.may_go(worker, pool.as_ref(), topology)?;
@@ -129,7 +131,7 @@ impl Health {
         let names: BTreeSet<&WorkerName> = of_pool.map(|spec| &spec.name).collect();
         let out = names.iter().filter(|name| self.out.contains(**name)).count() + 1;
         if out * 100 > names.len() * topology.settings.max_ejection_percent as usize {
-            return Err(format!("I13: with {worker}, {out} of {} in pool {pool:?} are ejected", names.len()));
+            return Err(format!("I14: with {worker}, {out} of {} in pool {pool:?} are ejected", names.len()));
         }
         Ok(())
     }
@@ -138,6 +140,7 @@ impl Health {
 /// Whether a worker may be asked for nothing, and so for no canary.
 fn may_do_nothing(entry: Option<&Arc<WorkerSpec>>, offers: &[Offer]) -> bool {
     let Some(allowed) = entry.and_then(|entry| entry.capabilities.as_ref()) else { return false };
-    let meets = |pattern: &Capability, offer: &Offer| pattern.covers(&offer.name) || offer.name.covers(pattern);
+    let meets =
+        |pattern: &Capability, offer: &Offer| pattern.covers(&offer.name) || offer.name.covers(pattern);
     !allowed.iter().any(|pattern| offers.iter().any(|offer| meets(pattern, offer)))
 }

@@ -60,6 +60,8 @@ pub(super) struct Given {
     pub(super) instance: Instance,
     /// It said that this may be repeated without harm.
     pub(super) idempotent: bool,
+    /// It has the labels that the task prefers.
+    pub(super) preferred: bool,
 }
 
 impl Links {
@@ -393,6 +395,8 @@ impl Links {
         {
             return Err(format!("I8: {name} got a task that wants {name_of}={value}"));
         }
+        let wishes = assignment.spec.placement.iter().flat_map(|placement| &placement.preferred);
+        let preferred = wishes.into_iter().all(|(name, value)| label(name) == Some(value));
         let slots = match (spec.slots, link.registration.slots) {
             (Some(ours), Some(theirs)) => ours.min(theirs),
             (Some(one), None) | (None, Some(one)) => one,
@@ -406,7 +410,7 @@ impl Links {
         if holder.held.len() > slots as usize {
             return Err(format!("I7: {name} has {slots} slots and holds {:?}", holder.held.keys()));
         }
-        Ok(Given { worker: name, instance, idempotent })
+        Ok(Given { worker: name, instance, idempotent, preferred })
     }
 
     /// Why a process no longer has an attempt, if there is a reason.

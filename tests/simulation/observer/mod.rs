@@ -6,8 +6,9 @@
 //! I6 attempts and deaths are bounded; I7 honest slots; I8 only to a worker that may have it;
 //! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there; I11 what began
 //! and was lost is repeated only where that is safe; I12 nothing that must be kept is taken in while
-//! the journal takes no writes; I13 no task goes to a worker that must first pass its canary or is
-//! ejected, only its own failures eject it, and never too many of a pool at once. G10 is the retry budget.
+//! the journal takes no writes; I14 no task goes to a worker that must first pass its canary or is
+//! ejected, only its own failures eject it, and never too many of a pool at once; I15 a task waits for the workers that
+//! it prefers as long as it said. G10 is the retry budget.
 
 mod health;
 mod links;
@@ -297,6 +298,10 @@ impl Observer {
                 self.tasks.attempt_ended(*task, *outcome)
             }
             Effect::Note(note @ Note::Health { .. }) => self.health.noted(note, &self.topology),
+            Effect::Publish(task, Happening::State { state: TaskState::Queued, reason: None, .. }) => {
+                self.tasks.queued(now.mono, *task);
+                Ok(())
+            }
             Effect::Dial(_)
             | Effect::HangUp(_)
             | Effect::Launch(_)

@@ -43,6 +43,8 @@ struct Seen {
     recorded: Option<Arc<TaskRecord>>,
     durable: Option<Arc<TaskRecord>>,
     finished: Option<Arc<TaskRecord>>,
+    /// Since when it waits for a worker.
+    queued: Option<Mono>,
     lease: Option<Lease>,
 }
 
@@ -78,6 +80,7 @@ impl Tasks {
             recorded: None,
             durable: None,
             finished: None,
+            queued: None,
             lease: None,
         };
         self.tasks.insert(submission.id, seen);
@@ -331,6 +334,13 @@ impl Tasks {
     }
 
     /// I3, I4, I6: a task is handed over.
+    /// A task waits for a worker from now on.
+    pub(super) fn queued(&mut self, now: Mono, task: TaskId) {
+        if let Some(seen) = self.tasks.get_mut(&task) {
+            seen.queued = Some(now);
+        }
+    }
+
     pub(super) fn handed_over(
         &mut self,
         moment: Moment,
@@ -341,6 +351,7 @@ impl Tasks {
     ) -> Verdict {
         let Assignment { task, epoch, limit, .. } = *assignment;
         self.in_session(moment.mono, assignment, &given)?;
+        let spec = Arc::clone(&assignment.spec);
         let Some(seen) = self.tasks.get_mut(&task) else {
             return Err(format!("task {task} is handed over, but nobody submitted it"));
         };
@@ -350,6 +361,17 @@ impl Tasks {
         self.newest = epoch;
         if seen.has_ended() {
             return Err(format!("I2: task {task} is handed over after its end"));
+        }
+        let queued = seen.queued.take();
+        if let Some(wait) = spec.placement.as_ref().and_then(|placement| placement.fallback_after)
+            && !given.preferred
+            && spec.session.is_none()
+            && queued.is_none_or(|since| moment.mono.since(since) < wait)
+        {
+            return Err(format!(
+                "I15: task {task} is given to {}, which it does not prefer, before it has waited for {wait:?}",
+                given.worker
+            ));
         }
         if let Keep::ByKey(_) = seen.keep
             && seen.durable.is_none()
