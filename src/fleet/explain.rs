@@ -12,7 +12,7 @@ use super::ids::{TaskId, WorkerName};
 use super::lifecycle::Phase;
 use super::registry::Worker;
 use super::slab::{DemandIx, TaskIx, WorkerIx};
-use super::time::Wall;
+use super::time::{Mono, Wall};
 use super::view::{Explanation, Wait, WorkerGroup, WorkerState};
 
 /// Lines of an explanation at most; the rest is one more.
@@ -134,9 +134,9 @@ impl Fleet {
         let Some((until, _)) = waiting.fallback else { return found };
         let preferred: Vec<_> =
             placement.preferred.iter().map(|(label, value)| format!("{label}={value}")).collect();
-        let (preferred, left) = (preferred.join(", "), until.since(self.now.mono).as_secs_f64());
+        let (preferred, until) = (preferred.join(", "), self.time_of_day(until));
         let summary = format!(
-            "it waits {left:.1} s more for a worker with {preferred}, which it prefers; after that any that \
+            "until {until} it waits for a worker with {preferred}, which it prefers; after that any that \
              offers {} will do ({})",
             task.spec.capability, found.summary
         );
@@ -233,14 +233,20 @@ impl Fleet {
     fn why_out(&self, worker: &Worker) -> Option<Arc<str>> {
         let then = match worker.health.standing {
             Standing::Ejected(until) => {
-                let left = until.since(self.now.mono).as_secs_f64();
-                format!("is given another chance in {left:.0} s")
+                format!("is given another chance at {}", self.time_of_day(until))
             }
             Standing::HalfOpen => "gets another chance now".to_owned(),
             Standing::New | Standing::Good | Standing::Returning(_) => return None,
         };
         let why = worker.last_failure.as_deref().unwrap_or("it failed");
         Some(format!("({why}; {then})").into())
+    }
+
+    /// A time to come, as people say it: what is left until then would be wrong a moment later.
+    fn time_of_day(&self, at: Mono) -> String {
+        let seconds =
+            (self.now.wall + at.since(self.now.mono)).0.div_euclid(1_000).rem_euclid(DAY_MILLIS / 1_000);
+        format!("{:02}:{:02}:{:02} UTC", seconds / 3_600, seconds / 60 % 60, seconds % 60)
     }
 
     /// Who said that a worker takes no tasks, and when.
