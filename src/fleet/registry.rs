@@ -247,7 +247,8 @@ impl Worker {
     /// Whether it listens, and nobody wants it to take nothing new but for a cordon.
     pub(super) fn is_open_to_work(&self) -> bool {
         let here = self.up().is_some_and(|up| !up.suspect && up.leaving.is_none());
-        here && self.roster.is_none() && !self.takes_its_leave()
+        let rostered = self.roster.is_none() || planted(Planted::RosterNotAwaited);
+        here && rostered && !self.takes_its_leave()
     }
 
     fn takes_its_leave(&self) -> bool {

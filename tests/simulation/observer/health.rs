@@ -28,7 +28,9 @@ impl Health {
         for (name, change) in &Diff::between(old, new).workers {
             match change {
                 Change::Renamed { from } => {
-                    if self.out.remove(from) {
+                    // A program runs under its name: it is made anew under the new one.
+                    let launched = new.workers.get(name).is_some_and(|spec| spec.launch.is_some());
+                    if self.out.remove(from) && !launched {
                         self.out.insert(name.clone());
                     }
                     if let Some(count) = self.own_failures.remove(from) {

@@ -326,6 +326,11 @@ impl Tasks {
                     lease.over = lease.began && !lease.safe && outcome == AttemptOutcome::WorkerLost;
                     // What is said of it from here on comes too late.
                     lease.began = false;
+                    // How long an adopted attempt may run is counted from its adoption, which shows in
+                    // nothing; that its time was up is told, and ends its lease.
+                    if outcome == AttemptOutcome::TimedOut && lease.recovered.is_some() {
+                        lease.ends = Moment::default();
+                    }
                 }
                 Ok(())
             }
@@ -333,7 +338,6 @@ impl Tasks {
         }
     }
 
-    /// I3, I4, I6: a task is handed over.
     /// A task waits for a worker from now on.
     pub(super) fn queued(&mut self, now: Mono, task: TaskId) {
         if let Some(seen) = self.tasks.get_mut(&task) {
@@ -341,6 +345,7 @@ impl Tasks {
         }
     }
 
+    /// I3, I4, I6: a task is handed over.
     pub(super) fn handed_over(
         &mut self,
         moment: Moment,
