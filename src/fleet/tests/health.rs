@@ -50,6 +50,7 @@ impl Stage {
             capabilities: vec![offer],
             attempts,
             features: Vec::new(),
+            sessions: Default::default(),
             store: None,
         };
         self.tell(Event::LinkUp(ConnId(conn), Box::new(registration)));
