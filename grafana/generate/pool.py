@@ -61,6 +61,15 @@ ROWS = [
               top('pool', 'rollcall_ws_send_queue_full_total{@p}', 'increase'), w=12),
     ),
     row(
+        'Health',
+        graph('Canaries', 'short', 'Small tasks that show that a worker works: after it registered, after an ejection, and when it was idle '
+              'for long. Normal: passed. failed: it takes no tasks until one has passed.',
+              ('sum by (instance, outcome) (increase(rollcall_worker_canaries_total{@p}[~]))', '{{outcome}} {{instance}}'), w=12),
+        graph('Ejections', 'short', 'Workers that failed by their own fault five times in a row. Normal: none. ejected: out for a while; pool_limit '
+              'and last_ready: kept, because too many of the pool are out, or nobody else offers the same.',
+              ('sum by (instance, outcome) (increase(rollcall_worker_ejections_total{@p}[~]))', '{{outcome}} {{instance}}'), w=12),
+    ),
+    row(
         'Work',
         graph('Attempts by outcome', 'ops', 'What its workers made of their tasks. Normal: succeeded. worker_lost and rejected are the '
               'workers\' own; failed may be the callers\'.',

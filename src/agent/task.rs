@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::data::artifacts::references;
 use crate::fleet::{
-    Capability, Deadline, FairnessKey, Payload, Refusal, RetryWord, TaskError, TaskId, TaskRecord, TaskSpec,
-    TaskState, bounds,
+    Capability, Deadline, FairnessKey, Payload, Placement, Refusal, RetryWord, TaskError, TaskId, TaskRecord,
+    TaskSpec, TaskState, bounds,
 };
 use crate::manager::CallError;
 use crate::schemas::InvalidInput;
@@ -58,6 +58,30 @@ impl Task {
             self.wrong_is(|| format!("at most {most} labels of {bytes} bytes each"));
         }
         self
+    }
+
+    /// A label that the worker should have: of those that do, a free one goes first.
+    pub fn prefer(mut self, name: &str, value: &str) -> Self {
+        let placement = self.placement();
+        placement.preferred.insert(name.into(), value.into());
+        if !bounds::are_labels(&placement.preferred) {
+            let (most, bytes) = (bounds::MAX_LABELS, bounds::MAX_NAME);
+            self.wrong_is(|| format!("at most {most} preferred labels of {bytes} bytes each"));
+        }
+        self
+    }
+
+    /// How long to wait for a worker with the preferred labels before any other will do.
+    pub fn fallback_after(mut self, wait: Duration) -> Self {
+        let wait = self.span("fallback_after", wait);
+        self.placement().fallback_after = Some(wait);
+        self
+    }
+
+    fn placement(&mut self) -> &mut Placement {
+        self.spec
+            .placement
+            .get_or_insert_with(|| Placement { preferred: Default::default(), fallback_after: None })
     }
 
     /// 1 (first) to 5; 3 unless said.

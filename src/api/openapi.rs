@@ -216,6 +216,29 @@ fn new_task() -> Value {
             "session": { "type": "string", "pattern": "^[A-Za-z0-9._:@-]{1,128}$" },
             "session_ttl": duration,
             "retry": { "enum": ["safe", "always"], "default": "safe" },
+            "placement": placement(),
+        },
+    })
+}
+
+fn placement() -> Value {
+    let labels =
+        json!({ "type": "object", "additionalProperties": { "type": "string" }, "maxProperties": 32 });
+    let mut preferred = labels.clone();
+    preferred["description"] = "of such workers a free one goes first".into();
+    let mut required = labels;
+    required["description"] = "the same as `labels`".into();
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "required": required,
+            "preferred": preferred,
+            "fallback_after": {
+                "type": "string",
+                "pattern": "^[0-9]+(ms|s|m|h|d)$",
+                "description": "how long to wait for a preferred worker alone; not at all, if left out",
+            },
         },
     })
 }
@@ -289,6 +312,7 @@ fn task() -> Value {
             "assigned_at": time, "started_at": time, "finished_at": time,
             "priority": { "type": "integer" },
             "labels": { "type": "object" },
+            "placement": { "type": "object" },
             "dead_letter": { "type": "boolean" },
             "trace_id": text,
             "retry_of": text,
@@ -315,6 +339,7 @@ fn explanation() -> Value {
         "session",
         "reading",
         "stopping",
+        "preferred",
         "busy",
         "not_ready",
         "impossible",
@@ -353,6 +378,7 @@ fn worker() -> Value {
             "connection": { "type": ["integer", "null"] },
             "capabilities": { "type": "array", "items": { "type": "string" } },
             "slots": { "type": "object" },
+            "health": { "type": "object", "description": "what its own failures and its canaries have led to" },
             "labels": { "type": "object" },
             "last_heartbeat": { "type": ["string", "null"], "format": "date-time" },
             "reconnects": { "type": "integer" },

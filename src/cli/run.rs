@@ -24,6 +24,12 @@ pub(super) struct Run {
     /// A label that the worker must have; may be given several times.
     #[arg(short, long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// A label that the worker should have, such as `region=north`; may be given several times.
+    #[arg(long = "prefer", value_name = "NAME=VALUE", value_parser = label)]
+    preferred: Vec<(String, String)>,
+    /// How long to wait for such a worker before any other will do; not at all, if left out.
+    #[arg(long, value_name = "DURATION", requires = "preferred")]
+    fallback_after: Option<String>,
     /// 1 (first) to 5.
     #[arg(long)]
     priority: Option<u8>,
@@ -94,6 +100,14 @@ impl Run {
         if !self.labels.is_empty() {
             let labels = self.labels.iter().map(|(name, value)| (name.clone(), json!(value)));
             task.insert("labels".to_owned(), Value::Object(labels.collect()));
+        }
+        if !self.preferred.is_empty() {
+            let preferred = self.preferred.iter().map(|(name, value)| (name.clone(), json!(value)));
+            let preferred = Value::Object(preferred.collect());
+            task.insert(
+                "placement".to_owned(),
+                json!({ "preferred": preferred, "fallback_after": self.fallback_after }),
+            );
         }
         let fields = [
             ("priority", self.priority.map(|number| json!(number))),

@@ -88,7 +88,8 @@ impl Fleet {
         self.effect(Effect::Gate(id, epoch, Door::Open(conn)));
         let capability = spec.capability.clone();
         let session = self.session_at(ix, worker, false);
-        let assignment = Assignment { task: id, epoch, number, spec, limit: limit.span, session };
+        let assignment =
+            Assignment { task: id, epoch, number, spec, limit: limit.span, session, canary: false };
         self.effect(Effect::Order(conn, Order::Execute(Box::new(assignment))));
         self.publish(ix, TaskState::Assigned, None);
         self.note(Note::Assigned { capability, wait });
@@ -273,11 +274,10 @@ impl Fleet {
         task.usage = usage;
         task.artifacts = artifacts;
         task.error = error;
-        let settings = Arc::clone(&self.settings);
         match status {
             AttemptOutcome::Succeeded => {
                 self.tasks[ix].error = None;
-                self.registry.workers[worker].failures.success(self.now.mono, &settings);
+                self.worker_succeeded(worker);
                 self.finish(ix, TaskState::Succeeded, Fault::None, false, Some(epoch))
             }
             AttemptOutcome::Failed => {
@@ -287,10 +287,10 @@ impl Fleet {
                 });
                 let (fault, retryable) = (error.fault, error.retryable);
                 self.tasks[ix].charged += 1;
-                if fault == Fault::Worker {
+                if fault == Fault::Worker || planted(Planted::CallersErrorsEject) {
                     self.worker_failed(worker);
                 } else {
-                    self.registry.workers[worker].failures.success(self.now.mono, &settings);
+                    self.worker_succeeded(worker);
                 }
                 if retryable && !cancelling && self.has_attempts_left(ix) {
                     self.try_again(ix, AttemptOutcome::Failed)

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hasher};
 
 use super::Fleet;
+use super::health::Standing;
 use super::lifecycle::Phase;
 use super::slab::TaskIx;
 use super::task::{Keep, TaskSpec};
@@ -70,6 +71,19 @@ impl Fleet {
                         places.iter().filter(|is_there| **is_there).count() == 1,
                         "task {id} is not in exactly one of queue, delay and reading"
                     );
+                    ensure!(
+                        waiting.fallback.is_none()
+                            || waiting.ticket.is_some()
+                            || waiting.reading_for.is_some(),
+                        "task {id} waits for better workers in no queue"
+                    );
+                    let entry = &self.balancer.demands[task.demand];
+                    ensure!(
+                        waiting.ticket.is_none()
+                            || waiting.fallback.is_some()
+                            || entry.labels == task.spec.labels,
+                        "task {id} waits for the workers that it prefers for ever"
+                    );
                     if let Some(worker) = waiting.reading_for {
                         let worker = self.registry.workers.get(worker);
                         ensure!(
@@ -129,13 +143,23 @@ impl Fleet {
                 ensure!(self.registry.by_conn.get(&conn) == Some(&ix), "{name}'s connection is not known");
                 ensure!(worker.timers.liveness.is_some(), "nobody watches whether {name} lives");
             } else {
-                ensure!(!worker.listed_own, "{name} is listed as free without a connection");
+                let listed = worker.listed || worker.listed_own;
+                ensure!(!listed, "{name} is listed as free without a connection");
                 ensure!(worker.reading.is_empty(), "{name} keeps slots without a connection");
                 ensure!(
                     worker.holds.is_empty() || worker.timers.lease.is_some(),
                     "{name} keeps its attempts for ever"
                 );
             }
+            if let Standing::Ejected(_) = worker.health.standing {
+                ensure!(worker.timers.ejected.is_some(), "{name} is ejected for ever");
+            }
+            let forgotten = worker.waits_for_canary() && worker.has_room() && !self.quiescing;
+            ensure!(!forgotten, "{name} waits for a canary that nobody sends");
+            ensure!(
+                !worker.canary.runs() || (worker.up().is_some() && worker.timers.canary.is_some()),
+                "{name} has a canary that never ends"
+            );
             for (listed, own) in [(worker.listed, false), (worker.listed_own, true)] {
                 ensure!(listed == (worker.can_take(own) && !self.quiescing), "{name} is listed wrongly");
             }
@@ -154,6 +178,9 @@ impl Fleet {
                     entry.capability
                 );
             }
+        }
+        if let Some(wrong) = self.census_is_wrong() {
+            return Err(Violation(wrong));
         }
         ensure!(
             self.registry.by_conn.len()
@@ -205,9 +232,9 @@ impl Fleet {
         let counted = (self.tasks.len() - held) as u64;
         ensure!(depth == counted, "{depth} tasks by state, {counted} in all that are accepted");
         ensure!(accepted - completed == depth, "accepted {accepted} - completed {completed} is not {depth}");
-        // Each live task has at most three timers, each worker at most six, each session one; the
+        // Each live task has at most four timers, each worker at most seven, each session one; the
         // budgets and the pools have one each.
-        let most = self.tasks.len() * 3 + self.registry.workers.len() * 6 + self.sessions.len() + 2;
+        let most = self.tasks.len() * 4 + self.registry.workers.len() * 7 + self.sessions.len() + 2;
         ensure!(self.timers.len() <= most, "{} timers for at most {most} reasons", self.timers.len());
         Ok(())
     }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use super::Fleet;
 use super::balancer::Demand;
+use super::health::Standing;
 use super::ids::{TaskId, WorkerName};
 use super::lifecycle::{Phase, Waiting};
 use super::registry::Worker;
 use super::slab::{DemandIx, TaskIx, WorkerIx};
-use super::time::Wall;
+use super::time::{Mono, Wall};
 use super::view::{Explanation, Wait, WorkerGroup, WorkerState};
 
 /// Lines of an explanation at most; the rest is one more.
@@ -28,6 +29,11 @@ enum Reason {
     Busy {
         used: u32,
         stuck: u32,
+        slots: u32,
+    },
+    /// It is back from an ejection, and may use only some of its slots yet.
+    Returning {
+        open: u32,
         slots: u32,
     },
     /// Its process is being written to the roster.
@@ -52,13 +58,12 @@ impl Fleet {
     /// Why a task waits; `None` for one that does not.
     pub fn explain(&self, id: TaskId) -> Option<Explanation> {
         let ix = *self.by_id.get(&id)?;
-        self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey(self.tasks[ix].demand, true)))
+        self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey_for(ix, true)))
     }
 
     /// The same in one sentence.
     pub(super) fn pending_reason(&self, ix: TaskIx) -> Option<String> {
-        let explained =
-            self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey(self.tasks[ix].demand, false)));
+        let explained = self.early(ix).or_else(|| self.in_queue(ix).then(|| self.survey_for(ix, false)));
         explained.map(|explained| explained.summary)
     }
 
@@ -124,6 +129,25 @@ impl Fleet {
         }
     }
 
+    /// Looks at the workers for one task; and until when it waits for those that it prefers.
+    fn survey_for(&self, ix: TaskIx, everybody: bool) -> Explanation {
+        let task = &self.tasks[ix];
+        let found = self.survey(task.demand, everybody);
+        let (Phase::Waiting(waiting), Some(placement)) = (&task.phase, &task.spec.placement) else {
+            return found;
+        };
+        let Some((until, _)) = waiting.fallback else { return found };
+        let preferred: Vec<_> =
+            placement.preferred.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let (preferred, until) = (preferred.join(", "), self.time_of_day(until));
+        let summary = format!(
+            "until {until} it waits for a worker with {preferred}, which it prefers; after that any that \
+             offers {} will do ({})",
+            task.spec.capability, found.summary
+        );
+        Explanation { wait: Wait::Preferred, summary, ..found }
+    }
+
     /// Looks at the workers for one demand: at all of them, or only at those that matter for the
     /// summary.
     fn survey(&self, demand: DemandIx, everybody: bool) -> Explanation {
@@ -170,7 +194,7 @@ impl Fleet {
         // The first reason is the nearest to taking the task.
         match groups.keys().next() {
             Some(Reason::Free) => Wait::Free,
-            Some(Reason::Busy { .. } | Reason::Enrolling) => Wait::Busy,
+            Some(Reason::Busy { .. } | Reason::Returning { .. } | Reason::Enrolling) => Wait::Busy,
             Some(Reason::Away(..) | Reason::Unheard) => Wait::NotReady,
             Some(Reason::Lacks(_) | Reason::OffersElse) | None => Wait::Impossible,
         }
@@ -191,18 +215,43 @@ impl Fleet {
         match worker.state_for(entry.only.is_some()) {
             WorkerState::Ready if worker.roster.is_some() => Reason::Enrolling,
             WorkerState::Ready if used.saturating_add(stuck) >= slots => Reason::Busy { used, stuck, slots },
+            WorkerState::Ready if used.saturating_add(stuck) >= worker.open_slots() => {
+                Reason::Returning { open: worker.open_slots(), slots }
+            }
             WorkerState::Ready => Reason::Free,
             state @ (WorkerState::Draining | WorkerState::Cordoned) => {
                 Reason::Away(state, self.by_whom(worker))
+            }
+            state @ WorkerState::Connecting if worker.up().is_some() => {
+                Reason::Away(state, Some("(it must pass its canary first)".into()))
             }
             state @ (WorkerState::Disconnected | WorkerState::Connecting) => {
                 let error = worker.last_error.as_ref().map(|error| format!("({error})").into());
                 Reason::Away(state, error)
             }
-            state @ (WorkerState::Removed | WorkerState::Ejected | WorkerState::Suspect) => {
-                Reason::Away(state, None)
-            }
+            state @ WorkerState::Ejected => Reason::Away(state, self.why_out(worker)),
+            state @ (WorkerState::Removed | WorkerState::Suspect) => Reason::Away(state, None),
         }
+    }
+
+    /// Why a worker is ejected, and until when.
+    fn why_out(&self, worker: &Worker) -> Option<Arc<str>> {
+        let then = match worker.health.standing {
+            Standing::Ejected(until) => {
+                format!("is given another chance at {}", self.time_of_day(until))
+            }
+            Standing::HalfOpen => "gets another chance now".to_owned(),
+            Standing::New | Standing::Good | Standing::Returning(_) => return None,
+        };
+        let why = worker.last_failure.as_deref().unwrap_or("it failed");
+        Some(format!("({why}; {then})").into())
+    }
+
+    /// A time to come, as people say it: what is left until then would be wrong a moment later.
+    fn time_of_day(&self, at: Mono) -> String {
+        let seconds =
+            (self.now.wall + at.since(self.now.mono)).0.div_euclid(1_000).rem_euclid(DAY_MILLIS / 1_000);
+        format!("{:02}:{:02}:{:02} UTC", seconds / 3_600, seconds / 60 % 60, seconds % 60)
     }
 
     /// Who said that a worker takes no tasks, and when.
@@ -250,6 +299,9 @@ impl Reason {
             Self::Busy { used, stuck: 0, slots } => format!("slots {used}/{slots} in use"),
             Self::Busy { used, stuck, slots } => {
                 format!("slots {used}/{slots} in use, {stuck} held by attempts that do not stop")
+            }
+            Self::Returning { open, slots } => {
+                format!("back from an ejection: {open} of its {slots} slots for now, in use")
             }
             Self::Enrolling => "its process is being written to the roster".to_owned(),
             Self::Away(state, detail) => {
@@ -312,6 +364,7 @@ fn summary(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> 
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
+        | Wait::Preferred
         | Wait::Session
         | Wait::Reading => "its turn comes now".to_owned(),
     }
@@ -336,6 +389,7 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
                 Reason::Lacks(labels) => Some((labels, group.first)),
                 Reason::Free
                 | Reason::Busy { .. }
+                | Reason::Returning { .. }
                 | Reason::Enrolling
                 | Reason::Away(..)
                 | Reason::Unheard
@@ -360,6 +414,7 @@ fn fix(entry: &Demand, wait: Wait, groups: &BTreeMap<Reason, Group<'_>>) -> Opti
         | Wait::Recovering
         | Wait::Backoff
         | Wait::RetryBudget
+        | Wait::Preferred
         | Wait::Session
         | Wait::Reading => None,
     }
@@ -381,9 +436,12 @@ fn remedy(reason: &Reason, worker: &Worker) -> Option<(u8, String)> {
             Some((3, format!("wait until {name} gets another chance, or see why it fails")))
         }
         Reason::Away(..) => Some((4, format!("wait for {name}"))),
-        Reason::Free | Reason::Busy { .. } | Reason::Enrolling | Reason::Lacks(_) | Reason::OffersElse => {
-            None
-        }
+        Reason::Free
+        | Reason::Busy { .. }
+        | Reason::Returning { .. }
+        | Reason::Enrolling
+        | Reason::Lacks(_)
+        | Reason::OffersElse => None,
     }
 }
 

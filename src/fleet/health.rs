@@ -41,45 +41,157 @@ pub(super) fn punctuality(gap: Duration, interval: Duration) -> &'static str {
     }
 }
 
+/// Whether a worker's process may be given tasks, by what it has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Standing {
+    /// A process that has shown nothing yet: a canary goes first.
+    #[default]
+    New,
+    /// It takes as many tasks as it has slots.
+    Good,
+    /// Its failures took it out until then.
+    Ejected(Mono),
+    /// Its time out is over: a canary decides.
+    HalfOpen,
+    /// Back from an ejection: it takes so many tasks at once, and with each one that goes well one more.
+    Returning(u32),
+}
+
+/// Why a worker that failed often enough to be ejected is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldBack {
+    /// As much of its pool as may be is ejected already.
+    PoolLimit,
+    /// It is the last ready worker for something that it offers.
+    LastReady,
+}
+
+impl HeldBack {
+    /// The word used in notes and labels.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::PoolLimit => "pool_limit",
+            Self::LastReady => "last_ready",
+        }
+    }
+
+    /// The rest of a sentence that begins with the worker.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::PoolLimit => "kept because enough of its pool is ejected",
+            Self::LastReady => "kept as the last ready worker for what it offers",
+        }
+    }
+}
+
 /// A worker's record of failures that are its own (the caller's failing code never counts).
 #[derive(Debug, Clone, Default)]
-pub(super) struct Failures {
-    in_a_row: u32,
-    ejections: u32,
-    /// Ejected until then.
-    pub(super) until: Option<Mono>,
+pub(super) struct Health {
+    pub(super) standing: Standing,
+    /// Failures since anything went well.
+    pub(super) in_a_row: u32,
+    /// How often it was ejected; forgotten one by one while all goes well.
+    pub(super) ejections: u32,
+    /// Ejections since it last was in good standing, by this process.
+    relapses: u32,
+    /// It ought to be ejected, and is not.
+    pub(super) held_back: Option<HeldBack>,
+    /// When it last showed that it works.
+    pub(super) proven: Mono,
     returned: Mono,
 }
 
-impl Failures {
-    /// An attempt went well.
-    pub(super) fn success(&mut self, now: Mono, settings: &Settings) {
+/// Ejections without a recovery between them after which a launched program is made anew.
+const RELAPSES: u32 = 2;
+
+impl Health {
+    /// Something went well. `slots`: how many it has.
+    pub(super) fn success(&mut self, now: Mono, slots: u32, settings: &Settings) {
         self.in_a_row = 0;
+        self.held_back = None;
+        self.proven = now;
+        if let Standing::Returning(open) = self.standing {
+            if open < slots {
+                self.standing = Standing::Returning(open + 1);
+            } else {
+                self.recovered();
+            }
+        }
         if self.ejections > 0 && now.since(self.returned) > settings.base_ejection {
             self.ejections -= 1;
             self.returned = now;
         }
     }
 
-    /// An attempt failed by the worker's fault. True when it is time to eject.
+    /// An attempt failed by the worker's fault. True when it is time to eject: after so many in a row,
+    /// and at once when it has only just come back.
     pub(super) fn failure(&mut self, settings: &Settings) -> bool {
         self.in_a_row = self.in_a_row.saturating_add(1);
-        self.in_a_row >= settings.consecutive_failures && self.until.is_none()
+        match self.standing {
+            Standing::New | Standing::Good => self.in_a_row >= settings.consecutive_failures,
+            Standing::Returning(_) => true,
+            Standing::Ejected(_) | Standing::HalfOpen => false,
+        }
     }
 
     /// Takes it out: `base_ejection` times how often it was, at most `max_ejection`.
     pub(super) fn eject(&mut self, now: Mono, settings: &Settings) -> Mono {
         self.ejections = self.ejections.saturating_add(1);
+        self.relapses = self.relapses.saturating_add(1);
         self.in_a_row = 0;
+        self.held_back = None;
         let until = now + settings.base_ejection.saturating_mul(self.ejections).min(settings.max_ejection);
-        self.until = Some(until);
+        self.standing = Standing::Ejected(until);
         until
     }
 
-    /// Lets it back in.
-    pub(super) fn give_back(&mut self, now: Mono) {
-        self.until = None;
-        self.returned = now;
+    /// Its canary went well, or its kind has none.
+    pub(super) fn proved(&mut self, now: Mono) {
+        self.in_a_row = 0;
+        self.held_back = None;
+        self.proven = now;
+        match self.standing {
+            Standing::New if self.relapses == 0 && self.ejections == 0 => self.standing = Standing::Good,
+            Standing::New | Standing::HalfOpen | Standing::Ejected(_) => {
+                self.standing = Standing::Returning(1);
+                self.returned = now;
+            }
+            Standing::Good | Standing::Returning(_) => {}
+        }
+    }
+
+    /// It has come back for good.
+    pub(super) fn recovered(&mut self) {
+        self.standing = Standing::Good;
+        self.relapses = 0;
+    }
+
+    /// Another process: what it can do is not known. How often the ones before it were ejected is
+    /// remembered, so that one that is sick from birth is not made anew in a tight loop.
+    pub(super) fn new_process(&mut self) {
+        *self = Self { ejections: self.ejections, returned: self.returned, ..Self::default() };
+    }
+
+    /// Whether its failures, or those of its canary, took it out.
+    pub(super) fn is_out(&self) -> bool {
+        match self.standing {
+            Standing::Ejected(_) | Standing::HalfOpen => true,
+            Standing::New | Standing::Good | Standing::Returning(_) => false,
+        }
+    }
+
+    /// Until when it is ejected.
+    pub(super) fn until(&self) -> Option<Mono> {
+        match self.standing {
+            Standing::Ejected(until) => Some(until),
+            Standing::New | Standing::Good | Standing::HalfOpen | Standing::Returning(_) => None,
+        }
+    }
+
+    /// Whether it stays sick: ejected again before it had recovered, or kept although it fails on.
+    pub(super) fn stays_sick(&self, settings: &Settings) -> bool {
+        let fails_on = self.in_a_row >= settings.consecutive_failures.saturating_mul(2);
+        self.relapses >= RELAPSES || (self.held_back.is_some() && fails_on)
     }
 }
 
@@ -123,20 +235,39 @@ mod tests {
     #[test]
     fn ejections_grow_longer_up_to_their_limit() {
         let settings = Settings::default();
-        let mut failures = Failures::default();
+        let mut health = Health { standing: Standing::Good, ..Health::default() };
         let lengths: Vec<u64> = (0..12)
             .map(|_| {
                 for _ in 0..4 {
-                    assert!(!failures.failure(&settings));
+                    assert!(!health.failure(&settings));
                 }
-                assert!(failures.failure(&settings));
-                let until = failures.eject(Mono(0), &settings);
-                failures.give_back(Mono(0));
+                assert!(health.failure(&settings));
+                let until = health.eject(Mono(0), &settings);
+                health.recovered();
                 until.since(Mono(0)).as_secs()
             })
             .collect();
         assert_eq!(lengths[..3], [30, 60, 90]);
         assert_eq!(lengths[11], 300);
+    }
+
+    #[test]
+    fn a_worker_that_comes_back_starts_slowly_and_one_failure_sends_it_out_again() {
+        let settings = Settings::default();
+        let mut health = Health { standing: Standing::HalfOpen, ejections: 1, ..Health::default() };
+        health.proved(Mono(0));
+        assert_eq!(health.standing, Standing::Returning(1));
+        health.success(Mono(1), 2, &settings);
+        assert_eq!(health.standing, Standing::Returning(2));
+        assert!(health.failure(&settings));
+        health.eject(Mono(2), &settings);
+        assert!(!health.stays_sick(&settings));
+        health.proved(Mono(3));
+        assert!(health.failure(&settings));
+        health.eject(Mono(4), &settings);
+        assert!(health.stays_sick(&settings), "ejected again before it had recovered");
+        health.new_process();
+        assert_eq!((health.standing, health.ejections), (Standing::New, 3));
     }
 
     #[test]

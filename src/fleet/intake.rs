@@ -84,9 +84,12 @@ impl Fleet {
         if !self.key_has_room() {
             return Err(Refusal::TooManyKinds { what: "fairness_keys" });
         }
-        let demand = match known {
+        let demand = match known.filter(|_| spec.placement.is_none()) {
             Some(demand) => demand,
-            None => self.demand(&spec.capability, &spec.labels)?,
+            None => {
+                self.admit_preference(&spec)?;
+                self.demand(&spec.capability, &spec.labels)?
+            }
         };
         self.bytes += bytes;
         let by_key = matches!(submission.keep, Keep::ByKey(_));

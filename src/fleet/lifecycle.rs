@@ -113,6 +113,8 @@ pub(super) struct Waiting {
     /// Its place in line, which it keeps when that worker cannot take it after all.
     pub(super) number: Option<u64>,
     pub(super) timer: Option<TimerKey>,
+    /// When it stops to wait for the workers that it prefers.
+    pub(super) fallback: Option<TimerKey>,
 }
 
 impl Waiting {
@@ -127,6 +129,7 @@ impl Waiting {
             reading_for: None,
             number: None,
             timer: None,
+            fallback: None,
         }
     }
 }
@@ -207,6 +210,7 @@ impl Fleet {
             return;
         }
         self.set_phase(ix, Phase::Waiting(Waiting::since(self.now.mono)));
+        self.aim(ix);
         self.place(ix);
         let Phase::Waiting(_) = self.tasks[ix].phase else { return };
         if let Some(timeout) = self.queue_timeout_of(ix) {
@@ -316,6 +320,7 @@ impl Fleet {
         let Phase::Waiting(waiting) = &mut task.phase else { return Duration::ZERO };
         let wait = if waiting.delayed { Duration::ZERO } else { now.since(waiting.since) };
         self.timers.clear(&mut waiting.timer);
+        self.timers.clear(&mut waiting.fallback);
         task.retry = None;
         if let Some(place) = waiting.starved.take() {
             self.budgets.leave(&task.spec.capability, place);

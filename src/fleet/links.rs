@@ -58,8 +58,12 @@ impl Fleet {
         let down = subject.down_since.take().map(|since| now.mono.since(since));
         let same_process =
             subject.registered.as_ref().is_some_and(|known| known.instance == registration.instance);
+        subject.canary.let_go();
+        self.timers.clear(&mut subject.timers.canary);
         if !same_process {
             subject.stuck.clear();
+            subject.health.new_process();
+            self.timers.clear(&mut subject.timers.ejected);
             self.lose_sessions(worker, "its worker was started anew");
         }
         let subject = &mut self.registry.workers[worker];
@@ -100,6 +104,10 @@ impl Fleet {
         self.enrol(worker, &registration);
         self.reindex(worker);
         let verdict = self.reconcile(worker, &registration, same_process);
+        // Work is only handed to a process that has passed its canary: one that has some has shown enough.
+        if !verdict.keep.is_empty() || !verdict.resend.is_empty() {
+            self.vouched_for(worker);
+        }
         let features =
             registration.features.iter().filter(|name| FEATURES.contains(&&***name)).cloned().collect();
         let welcome = Welcome {
@@ -125,6 +133,7 @@ impl Fleet {
         let outcome = ConnectOutcome::Ok;
         self.note(Note::Connected { worker: name, pool, outcome, again, took, down, detail: None });
         self.roster_seen(worker, &registration.instance);
+        self.look_when_idle(worker);
         self.steer(worker);
     }
 
@@ -186,6 +195,12 @@ impl Fleet {
         self.heard(worker);
         match report {
             Report::Accepted { task, epoch } => self.accepted(worker, task, epoch),
+            Report::Rejected { task, epoch, reason, retryable } if self.is_canary(worker, task, epoch) => {
+                self.canary_rejected(worker, (task, epoch), &reason, retryable);
+            }
+            Report::Result(result) if self.is_canary(worker, result.task, result.epoch) => {
+                self.canary_ended(worker, conn, &result);
+            }
             Report::Rejected { task, epoch, reason, retryable } => {
                 self.rejected(worker, task, epoch, &reason, retryable);
             }
@@ -227,7 +242,7 @@ impl Fleet {
         self.note(Note::Heartbeat { worker: name, pool, outcome: punctuality(gap, interval), lag });
         self.registry.changed.insert(worker);
         let listed: BTreeSet<(TaskId, Epoch)> = running.iter().copied().collect();
-        let mut ours = BTreeSet::new();
+        let mut ours: BTreeSet<_> = self.registry.workers[worker].canary.asked().into_iter().collect();
         let mut missing = Vec::new();
         for ix in self.registry.workers[worker].holds.clone() {
             let id = self.tasks[ix].id;
@@ -303,6 +318,8 @@ impl Fleet {
         let Link::Up(up) = std::mem::replace(&mut subject.link, Link::Down) else { return };
         self.timers.clear(&mut subject.timers.liveness);
         self.timers.clear(&mut subject.timers.settled);
+        self.timers.clear(&mut subject.timers.canary);
+        subject.canary.let_go();
         subject.down_since = Some(now);
         if !why.is_planned() {
             subject.last_error = Some(why.as_str().into());

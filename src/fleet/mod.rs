@@ -14,7 +14,9 @@ pub mod autoscaler;
 mod balancer;
 pub mod bounds;
 mod budget;
+mod canary;
 mod check;
+mod ejection;
 mod explain;
 mod finished;
 mod gates;
@@ -29,6 +31,7 @@ mod links;
 mod notes;
 mod placement;
 mod planted;
+mod preference;
 mod queue;
 mod reconcile;
 mod recovery;
@@ -61,6 +64,7 @@ pub use autoscaler::{
     Decision, Direction, HookSpec, PoolChange, PoolRecord, PoolSpec, PoolView, PoolWord, ProviderKind,
     ProviderReport, Scaling, ScheduledMin, Wanted,
 };
+pub use canary::Canary;
 pub use check::Violation;
 pub use ids::*;
 pub use intake::{KEY_LIFE, MAX_KEYS};
@@ -237,6 +241,7 @@ impl Fleet {
             match timer {
                 Timer::QueueTimeout(task) => self.queue_timeout(task),
                 Timer::NotBefore(task) => self.not_before(task),
+                Timer::Fallback(task) => self.fall_back(task),
                 Timer::Deadline(task) => self.deadline(task),
                 Timer::Limit(task) => self.limit(task),
                 Timer::Recovery(task) => self.recovery_over(task),

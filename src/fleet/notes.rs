@@ -99,6 +99,29 @@ pub enum Note {
         /// The new state.
         state: super::WorkerState,
     },
+    /// A canary ended.
+    Canary {
+        /// Who had it.
+        worker: WorkerName,
+        /// Its pool.
+        pool: Option<PoolName>,
+        /// `passed` or `failed`.
+        outcome: &'static str,
+        /// How long it took.
+        took: Duration,
+    },
+    /// What a worker's failures, or their end, have led to.
+    Health {
+        /// Who.
+        worker: WorkerName,
+        /// Its pool.
+        pool: Option<PoolName>,
+        /// `ejected`; `pool_limit` or `last_ready` where that holds an ejection back; `returned`;
+        /// `restarted`.
+        what: &'static str,
+        /// For people.
+        detail: Arc<str>,
+    },
     /// A try to connect ended.
     Connected {
         /// Who.

@@ -8,7 +8,9 @@ use super::balancer::{Labels, Process};
 use super::ids::*;
 use super::lifecycle::Phase;
 use super::queue::Ticket;
+use super::registry::WorkerRegistry;
 use super::slab::{DemandIx, TaskIx, WorkerIx};
+use super::view::WorkerState;
 use super::words::Refusal;
 use super::{Fleet, Note};
 use rand::RngExt;
@@ -113,9 +115,12 @@ impl Fleet {
 
     /// Lists a worker as free or not, and tells its state if that changed. True when it is free.
     pub(super) fn relist(&mut self, worker: WorkerIx) -> bool {
+        self.tend(worker);
         self.registry.changed.insert(worker);
-        let subject = &mut self.registry.workers[worker];
+        let WorkerRegistry { workers, census, .. } = &mut self.registry;
+        let subject = &mut workers[worker];
         let state = subject.state();
+        census.recount(subject, state == WorkerState::Ready);
         let free = subject.can_take(false) && !self.quiescing;
         let own = subject.can_take(true) && !self.quiescing;
         let relisted = (subject.listed, subject.listed_own) != (free, own);
@@ -160,6 +165,11 @@ impl Fleet {
 
     /// Finds a worker for an eligible task, or queues it.
     pub(super) fn place(&mut self, task: TaskIx) {
+        self.place_as(task, None);
+    }
+
+    /// The same with the number that it had in another queue.
+    pub(super) fn place_as(&mut self, task: TaskIx, number: Option<u64>) {
         let demand = self.tasks[task].demand;
         if self.balancer.has_free(demand) {
             let Self { balancer, registry, rng, .. } = self;
@@ -186,7 +196,7 @@ impl Fleet {
         let ticket = Ticket {
             priority: spec.priority,
             key: spec.fairness_key.clone().unwrap_or_else(|| FairnessKey::from("")),
-            number: kept.unwrap_or_else(|| self.next_ticket()),
+            number: number.or(kept).unwrap_or_else(|| self.next_ticket()),
         };
         if self.balancer.demands[demand].queue.push(&ticket, task) {
             self.waiting_keys += 1;

@@ -53,6 +53,18 @@ pub enum Planted {
     SessionTurnIgnored,
     /// A session is believed to be on another process of its worker.
     SessionOutlivesProcess,
+    /// A worker that must pass a canary first gets tasks at once.
+    CanaryIgnored,
+    /// Failures of the caller's own code eject workers.
+    CallersErrorsEject,
+    /// However many of a pool are out, one more may go.
+    EjectsWholePools,
+    /// A task waits for the workers that it prefers for ever.
+    NeverFallsBack,
+    /// A task takes whatever worker is free, before it has waited for those that it prefers.
+    PreferenceIgnored,
+    /// An ejected worker never comes back.
+    EjectedForEver,
     /// A restarted server knows nothing of sessions.
     SessionForgottenAtRestart,
     /// Tasks to be kept are accepted while the journal takes no writes.

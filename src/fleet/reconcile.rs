@@ -42,6 +42,13 @@ impl Fleet {
                 continue;
             }
             self.never_reuse(held.epoch);
+            if self.is_canary(worker, held.task, held.epoch) {
+                verdict.drop.push(attempt);
+                if !held.done {
+                    self.fence(worker, held.task, held.epoch);
+                }
+                continue;
+            }
             match self.claim(worker, held) {
                 Some((ix, decision)) => {
                     reported.insert(ix);

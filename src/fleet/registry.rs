@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::balancer::{Demand, Labels, Process, matches};
-use super::health::Failures;
+use super::canary::Canaries;
+use super::ejection::{Census, Counted};
+use super::health::{Health, Standing};
 use super::ids::*;
 use super::planted::{Planted, planted};
 use super::slab::{DemandIx, Slab, TaskIx, WorkerIx};
@@ -35,6 +37,7 @@ pub(super) struct WorkerRegistry {
     pub(super) changed: BTreeSet<WorkerIx>,
     /// Names that have left since the views were last taken.
     pub(super) gone: BTreeSet<WorkerName>,
+    pub(super) census: Census,
 }
 
 /// The connection of a worker.
@@ -66,6 +69,7 @@ pub(super) struct WorkerTimers {
     pub(super) settled: Option<TimerKey>,
     pub(super) ejected: Option<TimerKey>,
     pub(super) grace: Option<TimerKey>,
+    pub(super) canary: Option<TimerKey>,
 }
 
 #[derive(Debug)]
@@ -110,7 +114,12 @@ pub(super) struct Worker {
     pub(super) listed: bool,
     /// Listed as free for what goes on in sessions that it has.
     pub(super) listed_own: bool,
-    pub(super) failures: Failures,
+    pub(super) health: Health,
+    pub(super) canary: Canaries,
+    /// As what it stands in the census.
+    pub(super) counted: Option<Counted>,
+    /// Why it was ejected last.
+    pub(super) last_failure: Option<Arc<str>>,
     /// Failed dials, or short connections, in a row.
     pub(super) tries: u32,
     pub(super) timers: WorkerTimers,
@@ -153,7 +162,10 @@ impl Worker {
             demands: BTreeSet::new(),
             listed: false,
             listed_own: false,
-            failures: Failures::default(),
+            health: Health::default(),
+            canary: Canaries::default(),
+            counted: None,
+            last_failure: None,
             tries: 0,
             timers: WorkerTimers::default(),
             last_alive: Mono(0),
@@ -200,7 +212,12 @@ impl Worker {
 
     /// It takes no new work because it is about to be unmade.
     pub(super) fn winds_down(&self) -> bool {
-        self.retiring.is_some() || self.next_spec.is_some() || self.restart
+        self.is_unmade() || self.restart
+    }
+
+    /// The topology has no place for it any more, or another one.
+    pub(super) fn is_unmade(&self) -> bool {
+        self.retiring.is_some() || self.next_spec.is_some()
     }
 
     pub(super) fn up(&self) -> Option<&Up> {
@@ -214,8 +231,47 @@ impl Worker {
         self.up().map(|up| up.conn)
     }
 
-    pub(super) fn used(&self) -> u32 {
+    /// Tasks that it has, and those whose inputs are being read for it.
+    pub(super) fn tasks(&self) -> u32 {
         u32::try_from(self.holds.len() + self.reading.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Slots in use; a canary takes one like any task.
+    pub(super) fn used(&self) -> u32 {
+        self.tasks().saturating_add(u32::from(self.canary.runs()))
+    }
+
+    /// Slots that may be in use now: fewer than it has while it comes back from an ejection.
+    pub(super) fn open_slots(&self) -> u32 {
+        match self.health.standing {
+            Standing::Returning(open) => self.slots.min(open),
+            Standing::New | Standing::Good | Standing::Ejected(_) | Standing::HalfOpen => self.slots,
+        }
+    }
+
+    /// Whether one of its slots is free, for whatever.
+    pub(super) fn has_room(&self) -> bool {
+        self.used().saturating_add(self.unavailable()) < self.slots
+    }
+
+    /// Whether it listens, and nobody wants it to take nothing new but for a cordon.
+    pub(super) fn is_open_to_work(&self) -> bool {
+        let here = self.up().is_some_and(|up| !up.suspect && up.leaving.is_none());
+        let rostered = self.roster.is_none() || planted(Planted::RosterNotAwaited);
+        here && rostered && !self.takes_its_leave()
+    }
+
+    fn takes_its_leave(&self) -> bool {
+        self.winds_down() || self.overlay.draining || self.resting.is_some()
+    }
+
+    /// Whether it must pass a canary before it gets tasks, and nothing but room for that is missing.
+    pub(super) fn waits_for_canary(&self) -> bool {
+        let must = match self.health.standing {
+            Standing::New | Standing::HalfOpen => true,
+            Standing::Good | Standing::Ejected(_) | Standing::Returning(_) => false,
+        };
+        must && self.timers.canary.is_none() && !self.canary.runs() && self.is_open_to_work()
     }
 
     pub(super) fn unavailable(&self) -> u32 {
@@ -259,11 +315,14 @@ impl Worker {
             Link::Dialling { .. } => return WorkerState::Connecting,
             Link::Up(up) => up,
         };
-        if self.winds_down() || self.overlay.draining || self.resting.is_some() || up.leaving.is_some() {
+        // A worker that drains is asked for no canary, so that it waits for none.
+        if self.takes_its_leave() || up.leaving.is_some() {
             WorkerState::Draining
+        } else if self.health.standing == Standing::New && !planted(Planted::CanaryIgnored) {
+            WorkerState::Connecting
         } else if self.overlay.cordoned {
             WorkerState::Cordoned
-        } else if self.failures.until.is_some() {
+        } else if self.health.is_out() && !planted(Planted::CanaryIgnored) {
             WorkerState::Ejected
         } else if up.suspect {
             WorkerState::Suspect
@@ -276,7 +335,11 @@ impl Worker {
     /// A person who wants it made anew wants that now.
     pub(super) fn state_for(&self, own: bool) -> WorkerState {
         let serves = self.up().is_some_and(|up| up.leaving.is_none() && !up.suspect)
-            && !(self.restart || self.halting || self.overlay.cordoned || self.failures.until.is_some());
+            && !(self.restart
+                || self.halting
+                || self.overlay.cordoned
+                || self.health.is_out()
+                || self.health.standing == Standing::New);
         let state = self.state();
         if own && serves && state == WorkerState::Draining { WorkerState::Ready } else { state }
     }
@@ -285,7 +348,7 @@ impl Worker {
     /// roster.
     pub(super) fn can_take(&self, own: bool) -> bool {
         (self.roster.is_none() || planted(Planted::RosterNotAwaited))
-            && self.used().saturating_add(self.unavailable()) < self.slots
+            && self.used().saturating_add(self.unavailable()) < self.open_slots()
             && self.state_for(own) == WorkerState::Ready
     }
 

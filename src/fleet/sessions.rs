@@ -491,10 +491,8 @@ impl Fleet {
         if self.balancer.demands[before].only == only {
             return;
         }
-        self.balancer.demands[before].tasks -= 1;
         let demand = self.demand_in_any_case(&spec.capability, &spec.labels, only.as_ref());
-        self.balancer.demands[demand].tasks += 1;
-        self.tasks[ix].demand = demand;
+        self.count_under(ix, demand);
     }
 
     /// What must hold of sessions; the first thing that does not.

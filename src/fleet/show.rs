@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Fleet;
+use super::health::{HeldBack, Standing};
 use super::ids::*;
 use super::lifecycle::Phase;
 use super::registry::{Link, Worker};
@@ -141,7 +142,9 @@ impl Fleet {
                 stats.oldest_age = stats.oldest_age.max(now.mono.since(oldest));
             }
             if self.connected(*demand).is_empty() {
-                stats.unroutable += entry.queue.len() as u64;
+                // One that will take any worker after a while is not without one.
+                let stays = |task: &TaskIx| !self.falls_back(*task);
+                stats.unroutable += entry.queue.iter().filter(stays).count() as u64;
             }
         }
         let depth = capabilities.values().map(CapabilityStats::live).sum();
@@ -153,6 +156,10 @@ impl Fleet {
             max_bytes: self.settings.max_bytes,
             generation: self.topology.generation,
         }
+    }
+
+    fn falls_back(&self, task: TaskIx) -> bool {
+        matches!(&self.tasks[task].phase, Phase::Waiting(waiting) if waiting.fallback.is_some())
     }
 
     fn eligible_since(&self, task: TaskIx) -> Option<Mono> {
@@ -177,10 +184,13 @@ impl Fleet {
     pub fn workers(&self) -> Vec<WorkerView> {
         let winding_down = self.registry.workers.iter().filter(|(_, worker)| worker.retiring.is_some());
         let mut views: BTreeMap<WorkerName, WorkerView> =
-            winding_down.map(|(_, worker)| (worker.name.clone(), view(worker))).collect();
+            winding_down.map(|(_, worker)| (worker.name.clone(), self.view(worker))).collect();
         // A worker that was moved goes by its new self.
         views.extend(
-            self.registry.by_name.iter().map(|(name, ix)| (name.clone(), view(&self.registry.workers[*ix]))),
+            self.registry
+                .by_name
+                .iter()
+                .map(|(name, ix)| (name.clone(), self.view(&self.registry.workers[*ix]))),
         );
         views.into_values().collect()
     }
@@ -195,10 +205,13 @@ impl Fleet {
             let Some(worker) = self.registry.workers.get(ix) else { continue };
             match self.registry.by_name.get(&worker.name) {
                 Some(current) => {
-                    changes.insert(worker.name.clone(), self.registry.workers.get(*current).map(view));
+                    changes.insert(
+                        worker.name.clone(),
+                        self.registry.workers.get(*current).map(|now| self.view(now)),
+                    );
                 }
                 None => {
-                    changes.insert(worker.name.clone(), Some(view(worker)));
+                    changes.insert(worker.name.clone(), Some(self.view(worker)));
                 }
             }
         }
@@ -223,52 +236,80 @@ fn common_prefix(one: &str, other: &str) -> usize {
     one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count()
 }
 
-fn view(worker: &Worker) -> WorkerView {
-    let up = worker.up();
-    let reason = if let Some(why) = worker.retiring {
-        Some(why.as_str().into())
-    } else if worker.next_spec.is_some() {
-        Some("moved".into())
-    } else if worker.restart {
-        Some("restart".into())
-    } else if worker.resting.is_some() {
-        Some(Why::ScaledIn.as_str().into())
-    } else if worker.overlay.draining || worker.overlay.cordoned {
-        Some("operator".into())
-    } else {
-        up.and_then(|up| up.leaving.map(|_| "goodbye".into()))
-    };
-    let registered = worker.registered.as_deref();
-    WorkerView {
-        name: worker.name.clone(),
-        pool: worker.spec.pool.clone(),
-        origin: worker.spec.origin,
-        state: worker.state(),
-        reason,
-        endpoint: worker.spec.endpoint.clone(),
-        launched: worker.spec.launch.is_some(),
-        mock: worker.spec.interface == InterfaceKind::Mock,
-        instance: registered.map(|registered| registered.instance.clone()),
-        connection: match &worker.link {
-            Link::Up(up) => Some(up.conn),
-            Link::Down | Link::Dialling { .. } => None,
-        },
-        kind: registered.map(|registered| registered.kind.clone()),
-        version: registered.map(|registered| registered.version.clone()),
-        isolation: registered.and_then(|registered| registered.isolation.clone()),
-        metrics: registered.and_then(|registered| registered.metrics.clone()),
-        capabilities: Arc::clone(&worker.offers),
-        has_registered: worker.said.is_some(),
-        slots_total: worker.slots,
-        slots_used: worker.used(),
-        slots_unavailable: worker.unavailable(),
-        labels: worker.labels.clone(),
-        last_heartbeat: worker.last_seen,
-        connected_at: up.map(|up| up.at),
-        reconnects: worker.reconnects,
-        next_attempt_at: worker.next_dial,
-        last_error: worker.last_error.clone(),
-        attempts_ok: worker.attempts_ok,
-        attempts_error: worker.attempts_error,
+impl Fleet {
+    fn view(&self, worker: &Worker) -> WorkerView {
+        let up = worker.up();
+        let reason = if let Some(why) = worker.retiring {
+            Some(why.as_str().into())
+        } else if worker.next_spec.is_some() {
+            Some("moved".into())
+        } else if worker.restart {
+            Some("restart".into())
+        } else if worker.resting.is_some() {
+            Some(Why::ScaledIn.as_str().into())
+        } else if worker.overlay.draining || worker.overlay.cordoned {
+            Some("operator".into())
+        } else if up.is_some_and(|up| up.leaving.is_some()) {
+            Some("goodbye".into())
+        } else {
+            up.and_then(|_| self.of_health(worker))
+        };
+        let health = HealthView {
+            failures_in_a_row: worker.health.in_a_row,
+            ejections: worker.health.ejections,
+            ejected_until: worker.health.until().map(|until| self.now.wall + until.since(self.now.mono)),
+            held_back: worker.health.held_back.map(HeldBack::word),
+            slots_open: worker.open_slots(),
+            last_failure: worker.last_failure.clone(),
+        };
+        let registered = worker.registered.as_deref();
+        WorkerView {
+            name: worker.name.clone(),
+            pool: worker.spec.pool.clone(),
+            origin: worker.spec.origin,
+            state: worker.state(),
+            reason,
+            endpoint: worker.spec.endpoint.clone(),
+            launched: worker.spec.launch.is_some(),
+            mock: worker.spec.interface == InterfaceKind::Mock,
+            instance: registered.map(|registered| registered.instance.clone()),
+            connection: match &worker.link {
+                Link::Up(up) => Some(up.conn),
+                Link::Down | Link::Dialling { .. } => None,
+            },
+            kind: registered.map(|registered| registered.kind.clone()),
+            version: registered.map(|registered| registered.version.clone()),
+            isolation: registered.and_then(|registered| registered.isolation.clone()),
+            metrics: registered.and_then(|registered| registered.metrics.clone()),
+            capabilities: Arc::clone(&worker.offers),
+            has_registered: worker.said.is_some(),
+            slots_total: worker.slots,
+            slots_used: worker.used(),
+            slots_unavailable: worker.unavailable(),
+            labels: worker.labels.clone(),
+            last_heartbeat: worker.last_seen,
+            connected_at: up.map(|up| up.at),
+            reconnects: worker.reconnects,
+            next_attempt_at: worker.next_dial,
+            last_error: worker.last_error.clone(),
+            health,
+            attempts_ok: worker.attempts_ok,
+            attempts_error: worker.attempts_error,
+        }
+    }
+
+    /// What there is to say of a connected worker's health, in one phrase.
+    fn of_health(&self, worker: &Worker) -> Option<Arc<str>> {
+        let failed = worker.last_failure.as_deref().unwrap_or("it fails");
+        match (worker.health.standing, worker.health.held_back) {
+            (Standing::New, _) => Some("must pass its canary before it gets tasks".into()),
+            // Until when is told apart, and as a time: this is read later than it is made.
+            (Standing::Ejected(_) | Standing::HalfOpen, _) => worker.last_failure.clone(),
+            (Standing::Returning(open), _) => {
+                Some(format!("back from an ejection: {open} of {} slots for now", worker.slots).into())
+            }
+            (Standing::Good, Some(held)) => Some(format!("sick: {failed}; {}", held.as_str()).into()),
+            (Standing::Good, None) => None,
+        }
     }
 }

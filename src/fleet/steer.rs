@@ -210,7 +210,7 @@ impl Fleet {
         self.steer(worker);
     }
 
-    fn tell_to_drain(&mut self, worker: WorkerIx, reason: &'static str) {
+    pub(super) fn tell_to_drain(&mut self, worker: WorkerIx, reason: &'static str) {
         let subject = &self.registry.workers[worker];
         if let Some(conn) = subject.conn()
             && !subject.holds.is_empty()
@@ -223,7 +223,8 @@ impl Fleet {
     /// its sessions in any case.
     pub(super) fn arm_grace(&mut self, worker: WorkerIx) {
         let subject = &self.registry.workers[worker];
-        let tasks = self.settings.removal_grace.filter(|_| subject.winds_down() && !subject.holds.is_empty());
+        // One that is to start anew, to get its slots back, has all the time that its other tasks take.
+        let tasks = self.settings.removal_grace.filter(|_| subject.is_unmade() && !subject.holds.is_empty());
         let sessions = if subject.restart { None } else { self.session_grace(worker) };
         let Some(grace) = tasks.or(sessions) else { return };
         let subject = &mut self.registry.workers[worker];
@@ -240,7 +241,7 @@ impl Fleet {
         if goes || drains {
             self.lose_sessions(worker, "its worker was drained, and its time to finish was over");
         }
-        if goes && self.settings.removal_grace.is_some() {
+        if self.registry.workers[worker].is_unmade() && self.settings.removal_grace.is_some() {
             self.take_back(worker, "its worker was taken out of the configuration");
         }
         if goes {
@@ -316,6 +317,7 @@ impl Fleet {
         self.lose_sessions(worker, "its worker left the fleet");
         self.unindex(worker);
         let Some(mut gone) = self.registry.workers.remove(worker) else { return };
+        self.registry.census.forget(&mut gone);
         let timers = &mut gone.timers;
         for timer in [
             &mut timers.dial,
@@ -324,6 +326,7 @@ impl Fleet {
             &mut timers.settled,
             &mut timers.ejected,
             &mut timers.grace,
+            &mut timers.canary,
         ] {
             self.timers.clear(timer);
         }

@@ -74,6 +74,15 @@ pub enum RetryWord {
     Always,
 }
 
+/// Where a task would rather run. What its worker must have in any case is among its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Labels that the worker should have beside those that it must have.
+    pub preferred: BTreeMap<Arc<str>, Arc<str>>,
+    /// How long each wait is for such workers alone; `None`: not at all, they only go first when free.
+    pub fallback_after: Option<Duration>,
+}
+
 /// What a caller asked for. Checked at the edge: every bound here holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
@@ -86,6 +95,9 @@ pub struct TaskSpec {
     pub stowed: u64,
     /// Labels that the worker must all have.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it would rather run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     /// 1 (first) to 5.
     pub priority: u8,
     /// How long each wait in the queue may last; `None`: until the deadline, or for ever.
@@ -127,6 +139,7 @@ impl TaskSpec {
             input: input.into(),
             stowed: 0,
             labels: BTreeMap::new(),
+            placement: None,
             priority: Self::USUAL_PRIORITY,
             queue_timeout: None,
             execution_timeout: None,

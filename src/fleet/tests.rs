@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::*;
 
+mod health;
 mod inputs;
+mod placement;
 mod reconnect;
 mod retries;
 mod waits;

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     QueueTimeout(TaskIx),
     /// A delayed task may start.
     NotBefore(TaskIx),
+    /// A queued task has waited for the workers that it prefers.
+    Fallback(TaskIx),
     /// A task's deadline.
     Deadline(TaskIx),
     /// An attempt has used up its time, or its grace after that.
@@ -40,8 +42,10 @@ pub(super) enum WorkerTimer {
     Lease,
     /// It has been connected for an interval: backoff starts afresh.
     Settled,
-    /// Its ejection is over.
+    /// Its ejection is over, or the slow start after one.
     Ejected,
+    /// A canary has used up its time, or is due.
+    Canary,
     /// It has had its time to finish what it ran.
     Grace,
 }

@@ -115,10 +115,29 @@ pub struct WorkerView {
     pub next_attempt_at: Option<Wall>,
     /// Why the last dial failed, or the last connection ended.
     pub last_error: Option<Arc<str>>,
+    /// What its failures, and its canaries, have led to.
+    pub health: HealthView,
     /// Attempts that succeeded there.
     pub attempts_ok: u64,
     /// Attempts that ended otherwise.
     pub attempts_error: u64,
+}
+
+/// What a worker's failures have led to. The caller's own failing code never counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HealthView {
+    /// Failures of its own since anything went well.
+    pub failures_in_a_row: u32,
+    /// Ejections that are not forgotten yet: the next one lasts longer for each of them.
+    pub ejections: u32,
+    /// Ejected until then; after it, until it has passed its canary.
+    pub ejected_until: Option<Wall>,
+    /// Why it is not ejected although it ought to be: `pool_limit` or `last_ready`.
+    pub held_back: Option<&'static str>,
+    /// Slots that it may use now: fewer than it has while it comes back from an ejection.
+    pub slots_open: u32,
+    /// Why it was ejected last, or ought to be.
+    pub last_failure: Option<Arc<str>>,
 }
 
 /// The state of one capability's tasks, exact at one moment.
@@ -179,6 +198,8 @@ pub enum Wait {
     Reading,
     /// For a server that does not stop.
     Stopping,
+    /// For one of the workers that it prefers; then any will do.
+    Preferred,
     /// For a slot: every worker that could take it is busy.
     Busy,
     /// For a worker that could take it and is away.
@@ -200,6 +221,7 @@ impl Wait {
             Self::Session => "session",
             Self::Reading => "reading",
             Self::Stopping => "stopping",
+            Self::Preferred => "preferred",
             Self::Busy => "busy",
             Self::NotReady => "not_ready",
             Self::Impossible => "impossible",

@@ -1,7 +1,6 @@
 //! What time and failures do to workers: silence, leases, ejection, processes that end, attempts that
 //! do not stop.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::{Liveness, liveness};
@@ -12,7 +11,6 @@ use super::slab::WorkerIx;
 use super::stopping::Stopped;
 use super::task::AttemptOutcome;
 use super::timers::{Timer, WorkerTimer};
-use super::view::WorkerState;
 use super::words::*;
 use super::{Fleet, Note};
 
@@ -78,9 +76,9 @@ impl Fleet {
             }
             WorkerTimer::Ejected => {
                 subject.timers.ejected = None;
-                subject.failures.give_back(now);
-                self.refresh(worker);
+                self.ejection_over(worker);
             }
+            WorkerTimer::Canary => self.canary_due(worker),
             WorkerTimer::Grace => {
                 subject.timers.grace = None;
                 self.grace_over(worker);
@@ -122,39 +120,6 @@ impl Fleet {
                     Some(self.timers.set(at + gap, Timer::Worker(worker, WorkerTimer::Lease)));
             }
         }
-    }
-
-    /// An attempt failed by the worker's fault: enough of them in a row take it out for a while,
-    /// but never more of a pool than allowed, and never the last one ready for a capability.
-    pub(super) fn worker_failed(&mut self, worker: WorkerIx) {
-        let settings = Arc::clone(&self.settings);
-        if !self.registry.workers[worker].failures.failure(&settings) || !self.may_eject(worker) {
-            return;
-        }
-        let subject = &mut self.registry.workers[worker];
-        let until = subject.failures.eject(self.now.mono, &settings);
-        subject.timers.ejected = Some(self.timers.set(until, Timer::Worker(worker, WorkerTimer::Ejected)));
-        self.relist(worker);
-    }
-
-    fn may_eject(&self, worker: WorkerIx) -> bool {
-        let subject = &self.registry.workers[worker];
-        let pool: Vec<_> = self
-            .registry
-            .by_name
-            .values()
-            .map(|ix| (*ix, &self.registry.workers[*ix]))
-            .filter(|(_, other)| other.spec.pool == subject.spec.pool)
-            .collect();
-        let ejected = pool.iter().filter(|(_, other)| other.failures.until.is_some()).count();
-        let within = (ejected + 1) * 100 <= pool.len() * self.settings.max_ejection_percent as usize;
-        let covered = subject.offers.iter().all(|offer| {
-            self.registry.by_name.values().any(|ix| {
-                let other = &self.registry.workers[*ix];
-                *ix != worker && other.state() == WorkerState::Ready && other.offer(&offer.name).is_some()
-            })
-        });
-        within && covered
     }
 
     /// A worker did not let go of an attempt in time: its connection is closed, so that it comes

@@ -10,6 +10,7 @@ use crate::fleet::{
 pub(super) fn is_of_the_fleet(note: &Note) -> bool {
     match note {
         Note::WorkerState { .. }
+        | Note::Health { .. }
         | Note::Connected { .. }
         | Note::Disconnected { .. }
         | Note::PoolCapacity { .. }
@@ -27,6 +28,7 @@ pub(super) fn is_of_the_fleet(note: &Note) -> bool {
         | Note::Discarded { .. }
         | Note::Reconciled { .. }
         | Note::Heartbeat { .. }
+        | Note::Canary { .. }
         | Note::Blocked(_) => false,
     }
 }
@@ -53,6 +55,15 @@ pub(super) fn narrate(note: &Note) {
             // Told by the connection's own lines.
             WorkerState::Disconnected | WorkerState::Connecting => {}
         },
+        Note::Canary { worker, outcome: "failed", took, .. } => {
+            warn!(%worker, ?took, "a worker failed its canary");
+        }
+        Note::Health { worker, what: "returned", detail, .. } => {
+            info!(%worker, %detail, "worker returned");
+        }
+        Note::Health { worker, what, detail, .. } => {
+            warn!(%worker, what, %detail, "worker fails by its own fault");
+        }
         Note::Connected { worker, outcome: ConnectOutcome::Ok, again, .. } => {
             info!(%worker, again, "worker connected");
         }
@@ -112,6 +123,7 @@ pub(super) fn narrate(note: &Note) {
         | Note::Ended { .. }
         | Note::Reconciled { .. }
         | Note::Heartbeat { .. }
+        | Note::Canary { .. }
         | Note::Blocked(_)
         | Note::PoolDecided { .. }
         | Note::PoolCalled { .. }

@@ -274,6 +274,11 @@ families! {
             "Connections that ended; the last five reasons are planned.";
         POOL_RECONNECTS: Counter, "rollcall_pool_reconnects_total", [POOL],
             "Connections made again after a loss.";
+        CANARIES: Counter, "rollcall_worker_canaries_total", [POOL, label!("outcome" = "passed" "failed")],
+            "Canary tasks that ended: of new workers, ejected ones and such as had long done nothing.";
+        EJECTIONS: Counter, "rollcall_worker_ejections_total",
+            [POOL, label!("outcome" = "ejected" "pool_limit" "last_ready")],
+            "Workers that failed by their own fault often enough to be ejected: they were, or what held it back.";
         DOWNTIME: Histogram(RARE), "rollcall_worker_downtime_seconds", [POOL],
             "From disconnected to registered again.";
         HEARTBEATS: Counter, "rollcall_worker_heartbeats_total",

@@ -31,6 +31,8 @@ pub(super) struct Labels {
     connect_seconds: HistogramVec,
     disconnects: IntCounterVec,
     heartbeats: IntCounterVec,
+    canaries: IntCounterVec,
+    ejections: IntCounterVec,
     reconnects: IntCounterVec,
     send_queue_full: IntCounterVec,
     /// With the label `pool` only, and there for every pool.
@@ -56,6 +58,8 @@ impl Labels {
             connect_seconds: histograms(registry, &c::CONNECT_SECONDS),
             disconnects: counters(registry, &c::DISCONNECTS),
             heartbeats: counters(registry, &c::HEARTBEATS),
+            canaries: counters(registry, &c::CANARIES),
+            ejections: counters(registry, &c::EJECTIONS),
             reconnects: counters(registry, &c::POOL_RECONNECTS),
             send_queue_full: counters(registry, &c::WS_SEND_QUEUE_FULL),
             pool_histograms: pool_histograms.map(|family| histograms(registry, &family)),
@@ -270,6 +274,8 @@ impl Labels {
         PoolSeries {
             disconnects: words(&catalogue::DISCONNECTS, &self.disconnects),
             heartbeats: words(&catalogue::HEARTBEATS, &self.heartbeats),
+            canaries: words(&catalogue::CANARIES, &self.canaries),
+            ejections: words(&catalogue::EJECTIONS, &self.ejections),
             reconnects: self.reconnects.with_label_values(&[&*name]),
             send_queue_full: self.send_queue_full.with_label_values(&[&*name]),
             downtime,
@@ -309,6 +315,8 @@ impl Labels {
         remove_words(&self.connects, &catalogue::CONNECTS, &[pool]);
         remove_words(&self.disconnects, &catalogue::DISCONNECTS, &[pool]);
         remove_words(&self.heartbeats, &catalogue::HEARTBEATS, &[pool]);
+        remove_words(&self.canaries, &catalogue::CANARIES, &[pool]);
+        remove_words(&self.ejections, &catalogue::EJECTIONS, &[pool]);
         for capability in names.capabilities.keys() {
             remove_words(&self.attempts, &catalogue::TASK_ATTEMPTS, &[capability.as_str(), pool]);
         }

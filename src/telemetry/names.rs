@@ -38,6 +38,8 @@ pub(super) struct PoolSeries {
     pub(super) name: Arc<str>,
     pub(super) disconnects: ByWord<IntCounter>,
     pub(super) heartbeats: ByWord<IntCounter>,
+    pub(super) canaries: ByWord<IntCounter>,
+    pub(super) ejections: ByWord<IntCounter>,
     pub(super) reconnects: IntCounter,
     pub(super) send_queue_full: IntCounter,
     pub(super) downtime: Histogram,

@@ -49,6 +49,17 @@ impl Metrics {
             Note::Reconciled { decision, task: _ } => self.reconciled.count(decision),
             // Shown from the snapshot, which cannot drift from what it counts.
             Note::WorkerState { .. } => {}
+            Note::Canary { pool, outcome, worker: _, took: _ } => {
+                if let Some(pool) = self.labels.names().pool(pool.as_ref()) {
+                    pool.canaries.count(outcome);
+                }
+            }
+            Note::Health { pool, what, worker: _, detail: _ } => {
+                let counted = matches!(*what, "ejected" | "pool_limit" | "last_ready");
+                if let Some(pool) = self.labels.names().pool(pool.as_ref()).filter(|_| counted) {
+                    pool.ejections.count(what);
+                }
+            }
             Note::Connected { pool, outcome, again, took, down, worker: _, detail: _ } => {
                 let names = self.labels.names();
                 let Some(pool) = names.pool(pool.as_ref()) else { return };

@@ -81,6 +81,7 @@ fn view(name: &str, pool: Option<&str>) -> Arc<WorkerView> {
         reconnects: 2,
         next_attempt_at: None,
         last_error: None,
+        health: HealthView::default(),
         attempts_ok: 7,
         attempts_error: 1,
     })

@@ -109,6 +109,12 @@ impl World {
         let capability = if dice.chance(10) { "nobody.has.it" } else { *dice.pick(&CAPABILITIES) };
         let labels = if dice.chance(100) { super::plan::labels(dice) } else { BTreeMap::new() };
         let (short, long) = (Duration::from_millis(200), Duration::from_secs(300));
+        let placement = dice.chance(150).then(|| Placement {
+            preferred: BTreeMap::from([(Arc::from("zone"), Arc::from(*dice.pick(&["a", "b"])))]),
+            fallback_after: dice.chance(700).then(|| dice.span(short, Duration::from_secs(60))),
+        });
+        // What is required anyway is no preference; the edge sees to that.
+        let placement = placement.filter(|_| !labels.contains_key("zone"));
         let wall = self.wall_offset + i64::try_from(self.time / 1_000_000).unwrap_or(i64::MAX);
         let deadline = match dice.below(20) {
             0 => Some(Deadline::After(dice.span(short, long))),
@@ -128,6 +134,7 @@ impl World {
             )),
             stowed: 0,
             labels,
+            placement,
             priority: u8::try_from(dice.between(1, 5)).unwrap_or(3),
             queue_timeout: (waits || dice.chance(100)).then(|| dice.span(short, long)),
             execution_timeout: dice.chance(300).then(|| dice.span(short, Duration::from_secs(60))),

@@ -43,6 +43,7 @@ impl World {
                     link.down.held_until = if down { until } else { link.down.held_until };
                 }
             }
+            Kind::Sick => self.sites[site].sick_until = until,
             Kind::Freeze => self.sites[site].frozen_until = until,
             Kind::Unreachable => {
                 for address in self.sites[site].plan.addresses.clone() {
@@ -166,6 +167,7 @@ impl World {
         }
         for site in 0..self.sites.len() {
             self.sites[site].frozen_until = 0;
+            self.sites[site].sick_until = 0;
             let plan = &self.sites[site].plan;
             if plan.ignores_cancels || plan.ignores_limits || self.sites[site].impostor {
                 let plan = &mut self.sites[site].plan;

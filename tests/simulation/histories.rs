@@ -145,6 +145,7 @@ pub(crate) fn execute_of(conn: u64, task: u64, epoch: u64, capability: &str) -> 
         spec: spec(capability),
         limit: Duration::from_secs(60),
         session: None,
+        canary: false,
     };
     Effect::Order(ConnId(conn), Order::Execute(Box::new(assignment)))
 }

@@ -56,11 +56,13 @@ pub(crate) enum Fault {
     Operator,
     /// Many tasks at once.
     Burst,
+    /// A worker fails whatever it does, and lives.
+    Sick,
 }
 
 impl Fault {
     /// Each fault, by how often it is drawn: what breaks often in life is drawn often.
-    const DRAWN: [Self; 29] = [
+    const DRAWN: [Self; 31] = [
         Self::WorkerCrash,
         Self::WorkerCrash,
         Self::WorkerCrash,
@@ -90,6 +92,8 @@ impl Fault {
         Self::Reload,
         Self::Operator,
         Self::Burst,
+        Self::Sick,
+        Self::Sick,
     ];
 }
 
@@ -114,6 +118,8 @@ pub(crate) struct SitePlan {
     pub(crate) ignores_cancels: bool,
     /// It lets tasks run past their time.
     pub(crate) ignores_limits: bool,
+    /// Its kind has a canary.
+    pub(crate) has_canary: bool,
     /// It says what sessions it has when it registers, as not every SDK does.
     pub(crate) tells_sessions: bool,
 }
@@ -318,6 +324,7 @@ fn site(dice: &mut Dice, name: &str) -> SitePlan {
         labels: labels(dice),
         ignores_cancels: dice.chance(80),
         ignores_limits: dice.chance(80),
+        has_canary: dice.chance(600),
         tells_sessions: !name.ends_with(['0', '3', '6']),
     }
 }

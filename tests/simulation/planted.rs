@@ -23,15 +23,15 @@ enum Bug {
 
 /// Every bug, the seed to begin with (it caught the bug when this was written), and words of what is
 /// broken by it.
-const BUGS: [(Bug, u64, &str); 25] = [
+const BUGS: [(Bug, u64, &str); 31] = [
     (Bug::Core(Planted::SessionTurnIgnored), 1, ""),
     (Bug::Core(Planted::SessionOutlivesProcess), 1, ""),
     (Bug::Core(Planted::SessionForgottenAtRestart), 1, "begun anew"),
     (Bug::Core(Planted::RetryBudgetIgnored), 17, "G10"),
-    (Bug::Core(Planted::PauseNotForgiven), 37, "I4"),
-    (Bug::Core(Planted::StaleAttemptResumed), 37, "reconnect"),
+    (Bug::Core(Planted::PauseNotForgiven), 110, "I4"),
+    (Bug::Core(Planted::StaleAttemptResumed), 5, "reconnect"),
     (Bug::Core(Planted::SlotFreeAtCancel), 3, "I7"),
-    (Bug::Core(Planted::StaleResultRecorded), 39, ""),
+    (Bug::Core(Planted::StaleResultRecorded), 30, ""),
     (Bug::Core(Planted::AcceptedBeforeCommit), 1, "I1"),
     (Bug::Core(Planted::AckBeforeCommit), 1, "acknowledged before it is durable"),
     (Bug::Core(Planted::ResultDroppedBeforeCommit), 5, "dropped before it is durable"),
@@ -48,6 +48,12 @@ const BUGS: [(Bug, u64, &str); 25] = [
     (Bug::Core(Planted::RemovalKillsWork), 5, "I4"),
     (Bug::Core(Planted::RosterNotAwaited), 1, "before it was durably on the roster"),
     (Bug::Core(Planted::StoreFailureIgnored), 10, "I12"),
+    (Bug::Core(Planted::CanaryIgnored), 1, "I15"),
+    (Bug::Core(Planted::CallersErrorsEject), 1, "I15"),
+    (Bug::Core(Planted::EjectsWholePools), 1, "I15"),
+    (Bug::Core(Planted::NeverFallsBack), 1, "prefers for ever"),
+    (Bug::Core(Planted::PreferenceIgnored), 1, "I16"),
+    (Bug::Core(Planted::EjectedForEver), 1, "ejected for ever"),
     (Bug::JournalConfirmsEarly, 10, "promise"),
 ];
 

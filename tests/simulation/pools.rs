@@ -223,6 +223,7 @@ impl World {
             labels: BTreeMap::new(),
             ignores_cancels: false,
             ignores_limits: false,
+            has_canary: true,
             tells_sessions: true,
         })
     }

@@ -19,6 +19,7 @@ impl World {
         this.up = true;
         this.incarnation += 1;
         this.frozen_until = 0;
+        this.sick_until = 0;
         this.leaving = false;
         this.impostor = false;
         this.store = None;

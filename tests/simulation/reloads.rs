@@ -172,6 +172,7 @@ impl World {
                 labels,
                 ignores_cancels: false,
                 ignores_limits: false,
+                has_canary: true,
                 tells_sessions: true,
             };
             let mut spec = spec_for(&mut self.dice, &site);

@@ -19,6 +19,8 @@ pub(crate) struct Site {
     pub(super) incarnation: u32,
     /// The process does nothing until then.
     pub(crate) frozen_until: u64,
+    /// Whatever it does fails until then.
+    pub(crate) sick_until: u64,
     /// Its connection.
     pub(crate) link: Option<ConnId>,
     /// Attempts that it runs, or whose results are not acknowledged.
@@ -45,6 +47,7 @@ pub(crate) struct Site {
 pub(crate) struct Held {
     spec: Arc<TaskSpec>,
     limit: Duration,
+    canary: bool,
     cancelled: bool,
     done: Option<Box<ResultReport>>,
 }
@@ -56,6 +59,7 @@ impl Site {
             up: false,
             incarnation: 0,
             frozen_until: 0,
+            sick_until: 0,
             link: None,
             held: BTreeMap::new(),
             store: None,
@@ -98,7 +102,7 @@ impl World {
             worker: claims,
             dialled,
             instance: this.instance(),
-            kind: "simulated".into(),
+            kind: if this.plan.has_canary { "mock" } else { "simulated" }.into(),
             version: "1".into(),
             slots: this.plan.slots,
             labels: this.plan.labels.clone(),
@@ -191,9 +195,12 @@ impl World {
     }
 
     fn execute(&mut self, process: Process, conn: ConnId, assignment: Assignment) {
-        let Assignment { task, epoch, spec, limit, .. } = assignment.clone();
+        let Assignment { task, epoch, spec, limit, canary, .. } = assignment.clone();
         let key = (task, epoch);
-        let longest = self.plan.longest_task;
+        // A canary is short; a few are not.
+        let short = canary && !self.dice.chance(30);
+        let longest =
+            self.plan.longest_task.min(if short { Duration::from_millis(50) } else { Duration::MAX });
         let refuses = self.sites[process.site].leaving || self.dice.chance(15);
         let site = &mut self.sites[process.site];
         if site.held.contains_key(&key) {
@@ -213,7 +220,7 @@ impl World {
             (Some(name), Some(_)) => !site.sessions.contains(name),
             (Some(_), None) | (None, _) => false,
         };
-        let held = Held { spec, limit, cancelled: false, done: None };
+        let held = Held { spec, limit, canary, cancelled: false, done: None };
         site.held.insert(key, held);
         if missing {
             // Its state is gone: that is all there is to say.
@@ -261,9 +268,14 @@ impl World {
         }
         let late = self.dice.chance(100);
         let Some(held) = self.sites[process.site].held.get(&key) else { return };
+        let held_canary = held.canary;
         let over = held.limit < self.plan.longest_task && late;
         let storm = self.plan.failing > 0 && self.dice.chance(self.plan.failing);
+        let sick = self.sites[process.site].sick_until > self.time;
+        let well = held_canary && !sick && (self.calm || self.dice.chance(900));
         let status = match self.dice.below(100) {
+            _ if sick => AttemptOutcome::Failed,
+            _ if well => AttemptOutcome::Succeeded,
             _ if storm => AttemptOutcome::Failed,
             _ if over => AttemptOutcome::TimedOut,
             0..=79 => AttemptOutcome::Succeeded,
@@ -317,7 +329,9 @@ impl World {
 
     fn done(&mut self, process: Process, key: Key, status: AttemptOutcome) {
         let retryable = self.dice.chance(500) || self.plan.failing > 0;
+        let sick = self.sites[process.site].sick_until > self.time;
         let fault = *self.dice.pick(&[Fault::Caller, Fault::Worker]);
+        let fault = if sick { Fault::Worker } else { fault };
         let forgets = self.dice.chance(30);
         let site = &mut self.sites[process.site];
         let Some(held) = site.held.get_mut(&key) else { return };

@@ -5,6 +5,7 @@ mod crash;
 mod cut;
 mod dialling_in;
 mod lies;
+mod sick;
 mod silence;
 
 /// Short times, so that silence is found in seconds. They leave room for a machine that is busy with

@@ -66,6 +66,16 @@ fn fields(object: &mut Object<'_>, note: &Note) -> &'static str {
             object.text("state", state.as_str());
             "worker_state"
         }
+        Note::Canary { worker, pool, outcome, took } => {
+            about(object, worker, pool);
+            object.text("outcome", outcome).value("took_seconds", &took.as_secs_f64());
+            "worker_canary"
+        }
+        Note::Health { worker, pool, what, detail } => {
+            about(object, worker, pool);
+            object.text("what", what).text("detail", detail);
+            "worker_health"
+        }
         Note::Connected { worker, pool, outcome, again, took, down, detail } => {
             about(object, worker, pool);
             object.text("outcome", outcome.as_str()).value("again", again);

@@ -39,6 +39,7 @@ fn fields(object: &mut Object<'_>, worker: &WorkerView) {
     object.time("last_heartbeat", worker.last_heartbeat).time("connected_at", worker.connected_at);
     object.value("reconnects", &worker.reconnects).time("next_attempt_at", worker.next_attempt_at);
     object.maybe_text("last_error", worker.last_error.as_deref());
+    object.value("health", &health(worker));
     object.value("attempts", &json!({ "ok": worker.attempts_ok, "error": worker.attempts_error }));
 }
 
@@ -47,6 +48,18 @@ fn slots(worker: &WorkerView) -> Value {
         "total": worker.slots_total,
         "used": worker.slots_used,
         "unavailable": worker.slots_unavailable,
+    })
+}
+
+fn health(worker: &WorkerView) -> Value {
+    let health = &worker.health;
+    json!({
+        "failures_in_a_row": health.failures_in_a_row,
+        "ejections": health.ejections,
+        "ejected_until": health.ejected_until.map(time_text),
+        "held_back": health.held_back,
+        "slots_open": health.slots_open,
+        "last_failure": health.last_failure.as_deref(),
     })
 }
 

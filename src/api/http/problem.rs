@@ -67,7 +67,6 @@ kinds! {
     ARTIFACT_STORE_FULL = INSUFFICIENT_STORAGE, "artifact_store_full", "The disk has no room for the file";
     UNKNOWN_FIELD = UNPROCESSABLE_ENTITY, "unknown_field", "The request has a field that nobody knows";
     INVALID_FIELD = UNPROCESSABLE_ENTITY, "invalid_field", "A field has a value that it cannot have";
-    NOT_SUPPORTED = UNPROCESSABLE_ENTITY, "not_supported", "This version cannot do that";
     UNKNOWN_CAPABILITY = UNPROCESSABLE_ENTITY, "unknown_capability", "No worker could ever do that";
     INVALID_INPUT = UNPROCESSABLE_ENTITY, "invalid_input", "The input is not what the capability takes";
     KEY_REUSED = UNPROCESSABLE_ENTITY, "idempotency_key_reused", "The key was used with another body";

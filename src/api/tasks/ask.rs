@@ -9,13 +9,16 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MAX_KEY;
+use super::{MAX_KEY, placement};
 use crate::api::http::json::depth_within;
 use crate::api::http::problem::{self, Problem, Refused};
 use crate::api::http::query::{invalid, unknown};
 use crate::config::duration;
 use crate::data::artifacts::references;
 use crate::fleet::{Deadline, FairnessKey, Payload, RetryWord, SessionName, TaskSpec, Wall, bounds};
+
+/// Labels by name.
+pub(super) type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// How deep the JSON of a request may be nested.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -104,7 +107,7 @@ const TASK: &str = r#"a task looks like {"capability":"python.execute","input":{
 
 /// The fields of the body, unread, by their place in [`FIELDS`].
 #[derive(Default)]
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     found: [Option<&'a RawValue>; FIELDS.len()],
     /// The first thing that is wrong although it is JSON.
     wrong: Option<Refused>,
@@ -143,7 +146,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A field read as `T`.
-    fn value<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, Refused> {
+    pub(super) fn value<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<T>, Refused> {
         let Some(text) = self.raw(name) else { return Ok(None) };
         serde_json::from_str(text).map(Some).map_err(|_| invalid(name, format!("must be {expected}")).into())
     }
@@ -161,13 +168,21 @@ impl<'a> Fields<'a> {
     }
 
     fn span(&self, name: &str) -> Result<Option<Duration>, Refused> {
-        let expected = "a duration from 1ms to 30d, such as \"250ms\", \"30s\", \"5m\" or \"2h\"";
+        let expected = SPAN;
         let Some(text) = self.value::<String>(name, expected)? else { return Ok(None) };
-        match duration(&text).filter(|span| bounds::is_span(*span)) {
+        match span(&text) {
             Some(span) => Ok(Some(span)),
             None => Err(invalid(name, format!("must be {expected}")).into()),
         }
     }
+}
+
+/// What a duration looks like.
+pub(super) const SPAN: &str = "a duration from 1ms to 30d, such as \"250ms\", \"30s\", \"5m\" or \"2h\"";
+
+/// Reads a duration within its bounds.
+pub(super) fn span(text: &str) -> Option<Duration> {
+    duration(text).filter(|span| bounds::is_span(*span))
 }
 
 /// A field's name as JSON has it; borrowed unless it is escaped.
@@ -196,7 +211,6 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
 }
 
 fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
-    refuse_unsupported(fields)?;
     let named = "the name of a capability, such as \"python.execute\"";
     let Some(capability) =
         fields.checked("capability", named, |name: &String| bounds::is_capability(name))?
@@ -209,11 +223,14 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     let attempts = "a number from 1 to 100";
     let input = fields.raw("input").unwrap_or("{}");
     let artifacts = references(input).map_err(|problem| invalid("input", problem))?;
+    let mut labels = labels(fields)?;
+    let placement = placement::read(fields, &mut labels)?;
     Ok(TaskSpec {
         capability: capability.into(),
         input: Payload::from(input),
+        labels,
+        placement,
         stowed: 0,
-        labels: labels(fields)?,
         priority: fields
             .checked("priority", "a number from 1 (first) to 5", |number| {
                 bounds::PRIORITIES.contains(number)
@@ -232,15 +249,6 @@ fn spec(fields: &Fields<'_>) -> Result<TaskSpec, Refused> {
     })
 }
 
-/// What DESIGN promises for later is known by name, so that nobody takes it for a typing mistake.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Refused> {
-    if fields.raw("placement").is_some() {
-        let message = "placement is not supported by this version";
-        return Err(problem::NOT_SUPPORTED.with(message).field("placement").into());
-    }
-    Ok(())
-}
-
 /// The session that the task runs in, and how long that lives unused.
 fn session(fields: &Fields<'_>) -> Result<(Option<SessionName>, Option<Duration>), Refused> {
     let expected = "a name of 1 to 128 characters from A-Z, a-z, 0-9 and `.`, `_`, `:`, `@`, `-`";
@@ -252,7 +260,7 @@ fn session(fields: &Fields<'_>) -> Result<(Option<SessionName>, Option<Duration>
     }
 }
 
-fn labels(fields: &Fields<'_>) -> Result<BTreeMap<Arc<str>, Arc<str>>, Refused> {
+fn labels(fields: &Fields<'_>) -> Result<Labels, Refused> {
     let expected = "an object of at most 32 texts, each name and value of at most 128 bytes";
     Ok(fields.checked("labels", expected, bounds::are_labels)?.unwrap_or_default())
 }
@@ -260,7 +268,7 @@ fn labels(fields: &Fields<'_>) -> Result<BTreeMap<Arc<str>, Arc<str>>, Refused> 
 fn deadline(fields: &Fields<'_>) -> Result<Option<Deadline>, Refused> {
     let expected = "a duration from now, such as \"2m\", or a time as RFC 3339 writes it";
     let Some(text) = fields.value::<String>("deadline", expected)? else { return Ok(None) };
-    if let Some(span) = duration(&text).filter(|span| bounds::is_span(*span)) {
+    if let Some(span) = span(&text) {
         return Ok(Some(Deadline::After(span)));
     }
     match text.parse::<jiff::Timestamp>() {
@@ -281,6 +289,7 @@ fn retry(fields: &Fields<'_>) -> Result<RetryWord, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Placement;
 
     fn refused(body: &str) -> (u16, &'static str, String) {
         let problem = read(body.as_bytes()).expect_err(body);
@@ -377,9 +386,38 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_refused_and_not_stubbed() {
-        assert_eq!(refused(r#"{"capability":"a","placement":{}}"#).1, "not_supported");
-        assert!(read(br#"{"capability":"a","session":null,"placement":null}"#).is_ok());
+    fn a_placement_says_what_must_be_and_what_should_be_and_for_how_long() {
+        let body = r#"{"capability":"a","labels":{"gpu":"yes"},"placement":{"required":{"cloud":"here"},
+            "preferred":{"region":"north","gpu":"yes"},"fallback_after":"10s"}}"#;
+        let spec = read(body.as_bytes()).expect("a task");
+        let labels: Vec<_> = spec.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(labels, ["cloud=here", "gpu=yes"]);
+        let preferred = [("region".into(), "north".into())].into_iter().collect();
+        let fallback_after = Some(Duration::from_secs(10));
+        assert_eq!(spec.placement, Some(Placement { preferred, fallback_after }));
+        for nothing in ["null", "{}", r#"{"required":{"a":"b"}}"#, r#"{"preferred":{}}"#] {
+            let spec =
+                read(format!(r#"{{"capability":"a","placement":{nothing}}}"#).as_bytes()).expect("a task");
+            assert_eq!(spec.placement, None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_placement_that_contradicts_itself_is_refused() {
+        for (placement, field) in [
+            (r#""north""#, "placement"),
+            (r#"{"prefered":{}}"#, "placement"),
+            (r#"{"required":{"":"x"}}"#, "placement.required"),
+            (r#"{"required":{"zone":"b"}}"#, "placement.required"),
+            (r#"{"preferred":{"zone":"b"}}"#, "placement.preferred"),
+            (r#"{"fallback_after":"10s"}"#, "placement.fallback_after"),
+            (r#"{"preferred":{"region":"b"},"fallback_after":"0s"}"#, "placement.fallback_after"),
+        ] {
+            let (status, code, shown) =
+                refused(&format!(r#"{{"capability":"a","labels":{{"zone":"a"}},"placement":{placement}}}"#));
+            assert_eq!((status, code), (422, "invalid_field"), "{placement}");
+            assert!(shown.contains(&format!("field: Some(\"{field}\")")), "{shown}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The one task object, as every answer shows it.
 
 use crate::api::http::json::{Object, TimeText, time_digits, write_list, write_text, write_value};
-use crate::fleet::{Artifact, AttemptRecord, TaskError, TaskRecord, Wall};
+use crate::config::spelled;
+use crate::fleet::{Artifact, AttemptRecord, Placement, TaskError, TaskRecord, Wall};
 
 /// Writes a task.
 pub(crate) fn write(out: &mut Vec<u8>, task: &TaskRecord) {
@@ -57,6 +58,12 @@ fn rest(out: &mut Vec<u8>, task: &TaskRecord) {
     if !spec.labels.is_empty() {
         put(out, ",\"labels\":", "");
         write_value(out, &spec.labels);
+    }
+    if let Some(Placement { preferred, fallback_after }) = &spec.placement {
+        put(out, ",\"placement\":{\"preferred\":", "");
+        write_value(out, preferred);
+        text(out, ",\"fallback_after\":", fallback_after.map(spelled).as_deref());
+        out.push(b'}');
     }
     put(out, ",\"dead_letter\":", if task.dead_letter { "true" } else { "false" });
     put(out, ",\"trace_id\":\"", "");

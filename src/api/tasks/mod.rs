@@ -26,6 +26,7 @@ mod ask;
 pub(super) mod batch;
 pub(super) mod events;
 pub(super) mod json_form;
+mod placement;
 mod wait;
 
 pub(super) use ask::{checked_text, not_json};

@@ -175,7 +175,7 @@ impl Fleet {
             let Some(worker) = self.registry.named(name).map(|ix| &self.registry.workers[ix]) else {
                 continue;
             };
-            running += u64::from(worker.used());
+            running += u64::from(worker.tasks());
             if worker.registered.is_some() {
                 slots = slots.max(Some(worker.slots));
             }

@@ -232,7 +232,7 @@ impl Fleet {
             .iter()
             .filter_map(|(name, member)| {
                 let worker = &self.registry.workers[self.registry.named(name)?];
-                let busy = worker.used() + worker.unavailable();
+                let busy = worker.tasks() + worker.unavailable();
                 let waits = self.waits_for_sessions(self.registry.named(name)?);
                 let rank = (waits, busy, worker.up().is_some(), !member.outdated);
                 Some(((rank, std::cmp::Reverse(member.index)), name.clone()))

@@ -183,6 +183,8 @@ impl Pools {
             | Note::Ended { .. }
             | Note::Discarded { .. }
             | Note::Reconciled { .. }
+            | Note::Canary { .. }
+            | Note::Health { .. }
             | Note::Connected { .. }
             | Note::Disconnected { .. }
             | Note::Heartbeat { .. }

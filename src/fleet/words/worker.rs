@@ -231,6 +231,8 @@ pub struct Assignment {
     pub limit: Duration,
     /// Of a task in a session: whether it begins it, and how long that lives.
     pub session: Option<SessionLease>,
+    /// It is no task, but the server's own look whether the worker works; workers are not told.
+    pub canary: bool,
 }
 
 /// Why a result was not recorded. The words are label values.

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::{Env, Timing, Watcher};
-use crate::fleet::{ConnId, Now, WorkerState, WorkerView};
+use crate::fleet::{ConnId, HealthView, Now, WorkerState, WorkerView};
 use crate::telemetry::Metrics;
 
 /// A fleet that takes every topology and shows each worker as connected and busy with two tasks.
@@ -66,6 +66,7 @@ fn busy(spec: &WorkerSpec) -> WorkerView {
         reconnects: 0,
         next_attempt_at: None,
         last_error: None,
+        health: HealthView::default(),
         attempts_ok: 0,
         attempts_error: 0,
     }

@@ -60,6 +60,8 @@ pub(super) struct Given {
     pub(super) instance: Instance,
     /// It said that this may be repeated without harm.
     pub(super) idempotent: bool,
+    /// It has the labels that the task prefers.
+    pub(super) preferred: bool,
 }
 
 impl Links {
@@ -284,6 +286,17 @@ impl Links {
         Ok(())
     }
 
+    /// The worker behind a connection that is heard.
+    pub(super) fn worker(&self, conn: ConnId) -> Option<&WorkerName> {
+        let heard = self.links.get(&conn).filter(|link| link.welcomed && !link.closing && !link.down);
+        heard.map(|link| &link.worker)
+    }
+
+    /// What was said on a connection at first.
+    pub(super) fn registration(&self, conn: ConnId) -> Option<&Registration> {
+        self.links.get(&conn).map(|link| &link.registration)
+    }
+
     /// The process behind a connection.
     pub(super) fn instance(&self, conn: ConnId) -> Option<&Instance> {
         self.links.get(&conn).map(|link| &link.registration.instance)
@@ -389,6 +402,8 @@ impl Links {
         {
             return Err(format!("I8: {name} got a task that wants {name_of}={value}"));
         }
+        let wishes = assignment.spec.placement.iter().flat_map(|placement| &placement.preferred);
+        let preferred = wishes.into_iter().all(|(name, value)| label(name) == Some(value));
         let slots = match (spec.slots, link.registration.slots) {
             (Some(ours), Some(theirs)) => ours.min(theirs),
             (Some(one), None) | (None, Some(one)) => one,
@@ -402,7 +417,7 @@ impl Links {
         if holder.held.len() > slots as usize {
             return Err(format!("I7: {name} has {slots} slots and holds {:?}", holder.held.keys()));
         }
-        Ok(Given { worker: name, instance, idempotent })
+        Ok(Given { worker: name, instance, idempotent, preferred })
     }
 
     /// Why a process no longer has an attempt, if there is a reason.

@@ -7,8 +7,11 @@
 //! I9 all ends once nothing goes wrong; I10 what came in is what ended plus what is there; I11 what began
 //! and was lost is repeated only where that is safe; I12 nothing that must be kept is taken in while
 //! the journal takes no writes; I13 a session's tasks one after another, in one place; I14 each with the
-//! input that it came with. G10 is the retry budget.
+//! input that it came with; I15 no task goes to a worker that must first pass its canary or is ejected,
+//! only its own failures eject it, and never too many of a pool at once; I16 a task waits for the workers
+//! that it prefers as long as it said. G10 is the retry budget.
 
+mod health;
 mod links;
 mod retries;
 mod tasks;
@@ -22,6 +25,7 @@ use rollcall::fleet::*;
 
 use super::plan::SitePlan;
 use super::world::Key;
+use health::Health;
 use links::Links;
 use retries::Retries;
 use tasks::Tasks;
@@ -46,6 +50,7 @@ pub(crate) struct Observer {
     tasks: Tasks,
     retries: Retries,
     links: Links,
+    health: Health,
     requests: BTreeMap<RequestId, Asked>,
     /// Records that are not known to be durable.
     undurable: BTreeMap<Seq, Record>,
@@ -111,6 +116,7 @@ impl Observer {
         self.requests.clear();
         // What is still on its way to workers was given to slots that they had before.
         self.links.forget();
+        self.health = Health::default();
         self.tasks.crashed(disk);
     }
 
@@ -172,6 +178,7 @@ impl Observer {
             }
             Event::Desired(topology) => {
                 self.links.desired(now.mono, &self.topology, topology);
+                self.health.desired(&self.topology, topology);
                 self.carry_words_over(topology);
                 self.tasks.settings(&topology.settings);
                 self.topology = Arc::clone(topology);
@@ -183,6 +190,9 @@ impl Observer {
             Event::Report(conn, report) => {
                 if let (Report::Accepted { task, epoch }, Some(who)) = (report, self.links.speaker(*conn)) {
                     self.tasks.began(*task, *epoch, who);
+                }
+                if let Some(worker) = self.links.worker(*conn) {
+                    self.health.reported(worker, report);
                 }
                 if let Report::Result(result) = report {
                     self.tasks.session_told(result);
@@ -281,11 +291,17 @@ impl Observer {
             Effect::Note(Note::Retried { capability, paid: true, .. }) => {
                 self.retries.retried(now.mono, capability)
             }
-            Effect::Note(Note::AttemptEnded { task, outcome, .. }) => {
+            Effect::Note(note @ Note::AttemptEnded { task, outcome, .. }) => {
                 if *outcome == AttemptOutcome::WorkerLost {
                     self.tasks.attempt_lost(moment, *task, &self.links, &self.topology.settings)?;
                 }
+                self.health.noted(note, &self.topology)?;
                 self.tasks.attempt_ended(*task, *outcome)
+            }
+            Effect::Note(note @ Note::Health { .. }) => self.health.noted(note, &self.topology),
+            Effect::Publish(task, Happening::State { state: TaskState::Queued, reason: None, .. }) => {
+                self.tasks.queued(now.mono, *task);
+                Ok(())
             }
             Effect::Dial(_)
             | Effect::HangUp(_)
@@ -331,7 +347,7 @@ impl Observer {
         match order {
             Order::Registered(welcome) => {
                 for key in &welcome.drop {
-                    if self.links.reported_done(conn, key) {
+                    if self.links.reported_done(conn, key) && !self.health.is_canary(key.0, key.1) {
                         self.tasks.may_forget(key, self.links.instance(conn), "dropped")?;
                     }
                 }
@@ -344,13 +360,16 @@ impl Observer {
                         self.tasks.is_newest(key)?;
                     }
                 }
+                if let Some(registration) = self.links.registration(conn) {
+                    self.health.welcomed(registration, welcome, &self.topology);
+                }
                 self.links.welcomed(conn, welcome)
             }
             Order::Execute(assignment) => {
                 if self.quiescing {
                     return Err("a stopping server hands out work".to_owned());
                 }
-                if assignment.number == 1 {
+                if assignment.number == 1 && !assignment.canary {
                     self.retries.first_attempt(moment.mono, &assignment.spec.capability);
                 }
                 let held = self.links.execute(moment, conn, assignment, &self.topology)?;
@@ -358,14 +377,23 @@ impl Observer {
                 if !known {
                     return Err(format!("{} got work before it was durably on the roster", held.worker));
                 }
+                let said = self.overlays.get(&held.worker);
+                if assignment.canary {
+                    self.health.canary_sent(&held.instance, assignment);
+                    if said.is_some_and(|said| said.draining) {
+                        return Err(format!("{} got a canary while it drains", held.worker));
+                    }
+                    return Ok(());
+                }
+                self.health.may_work(&held.worker, &held.instance)?;
                 // A worker that drains waits for its sessions, and so runs their tasks.
                 let own = assignment.session.is_some_and(|lease| !lease.new);
-                let refused = |said: &Overlay| said.cordoned || (said.draining && !own);
-                if self.overlays.get(&held.worker).is_some_and(refused) {
+                if said.is_some_and(|said| said.cordoned || (said.draining && !own)) {
                     return Err(format!("I8: {} got work although a person said no", held.worker));
                 }
                 self.tasks.handed_over(moment, assignment, held, &self.links, &self.topology.settings)
             }
+            Order::Ack { task, epoch, .. } if self.health.is_canary(*task, *epoch) => Ok(()),
             Order::Ack { task, epoch, discarded: None } => {
                 self.tasks.may_forget(&(*task, *epoch), self.links.instance(conn), "acknowledged")
             }

@@ -44,6 +44,8 @@ struct Seen {
     recorded: Option<Arc<TaskRecord>>,
     durable: Option<Arc<TaskRecord>>,
     finished: Option<Arc<TaskRecord>>,
+    /// Since when it waits for a worker.
+    queued: Option<Mono>,
     lease: Option<Lease>,
 }
 
@@ -80,6 +82,7 @@ impl Tasks {
             recorded: None,
             durable: None,
             finished: None,
+            queued: None,
             lease: None,
         };
         self.tasks.insert(submission.id, seen);
@@ -325,10 +328,22 @@ impl Tasks {
                     lease.over = lease.began && !lease.safe && outcome == AttemptOutcome::WorkerLost;
                     // What is said of it from here on comes too late.
                     lease.began = false;
+                    // How long an adopted attempt may run is counted from its adoption, which shows in
+                    // nothing; that its time was up is told, and ends its lease.
+                    if outcome == AttemptOutcome::TimedOut && lease.recovered.is_some() {
+                        lease.ends = Moment::default();
+                    }
                 }
                 Ok(())
             }
             None => Err(format!("an attempt of {task} ends, which nobody submitted")),
+        }
+    }
+
+    /// A task waits for a worker from now on.
+    pub(super) fn queued(&mut self, now: Mono, task: TaskId) {
+        if let Some(seen) = self.tasks.get_mut(&task) {
+            seen.queued = Some(now);
         }
     }
 
@@ -343,6 +358,7 @@ impl Tasks {
     ) -> Verdict {
         let Assignment { task, epoch, limit, .. } = *assignment;
         self.in_session(moment.mono, assignment, &given)?;
+        let spec = Arc::clone(&assignment.spec);
         let Some(seen) = self.tasks.get_mut(&task) else {
             return Err(format!("task {task} is handed over, but nobody submitted it"));
         };
@@ -355,6 +371,17 @@ impl Tasks {
         }
         if seen.has_ended() {
             return Err(format!("I2: task {task} is handed over after its end"));
+        }
+        let queued = seen.queued.take();
+        if let Some(wait) = spec.placement.as_ref().and_then(|placement| placement.fallback_after)
+            && !given.preferred
+            && spec.session.is_none()
+            && queued.is_none_or(|since| moment.mono.since(since) < wait)
+        {
+            return Err(format!(
+                "I16: task {task} is given to {}, which it does not prefer, before it has waited for {wait:?}",
+                given.worker
+            ));
         }
         if let Keep::ByKey(_) = seen.keep
             && seen.durable.is_none()

@@ -261,5 +261,5 @@ pub(super) async fn within<T>(what: impl Future<Output = T>) -> T {
 
 fn assignment((task, epoch): Key, input: &str, limit: Duration) -> Assignment {
     let spec = TaskSpec::new("echo.say", input);
-    Assignment { task, epoch, number: 1, spec: Arc::new(spec), limit, session: None }
+    Assignment { task, epoch, number: 1, spec: Arc::new(spec), limit, session: None, canary: false }
 }

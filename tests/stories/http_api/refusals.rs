@@ -21,7 +21,7 @@ async fn what_is_wrong_is_told_by_a_problem_with_a_code() {
         ("POST", "/v1/tasks", r#"{"capability":"echo","priorty":1}"#, 422, "unknown_field"),
         ("POST", "/v1/tasks", r#"{"capability":"echo","priority":9}"#, 422, "invalid_field"),
         ("POST", "/v1/tasks", r#"{"capability":"ecko"}"#, 422, "unknown_capability"),
-        ("POST", "/v1/tasks", r#"{"capability":"echo","placement":{}}"#, 422, "not_supported"),
+        ("POST", "/v1/tasks", r#"{"capability":"echo","placement":{"near":1}}"#, 422, "invalid_field"),
         ("POST", "/v1/tasks", r#"{"capability":"echo","session":"a/b"}"#, 422, "invalid_field"),
         ("DELETE", "/v1/sessions/nobody", "", 404, "no_such_session"),
         ("POST", "/v1/tasks?wait=9h", r#"{"capability":"echo"}"#, 422, "invalid_field"),

@@ -18,6 +18,20 @@ use super::authority::Pair;
 const LISTEN: &str = "STORY_WORKER_LISTEN";
 const CONNECT: &str = "STORY_WORKER_CONNECT";
 const FOLDER: &str = "STORY_WORKER_FOLDER";
+const KIND: &str = "STORY_WORKER_KIND";
+
+/// What makes this program a worker, beside its environment.
+const ARGUMENTS: [&str; 4] =
+    ["--exact", "support::process::is_a_worker_when_told_so", "--ignored", "--nocapture"];
+
+/// The `launch` block of such a worker with a canary, for a server that starts it by itself.
+pub(crate) fn launch_block(address: SocketAddr, folder: &Path) -> String {
+    let program = std::env::current_exe().expect("this program has a path");
+    let command =
+        serde_json::to_string(&[&[program.to_str().expect("a plain path")], &ARGUMENTS[..]].concat());
+    let env = json!({ LISTEN: address.to_string(), FOLDER: folder, KIND: "python-sandbox" });
+    format!("launch: {{ command: {}, env: {env} }}", command.expect("texts have a JSON form"))
+}
 
 const CA: &str = "STORY_WORKER_CA";
 const CERT: &str = "STORY_WORKER_CERT";
@@ -52,21 +66,29 @@ impl WorkerProcess {
         Self::start(name, (CONNECT, &base_url.replacen("http", "ws", 1)), folder)
     }
 
+    /// One that listens there and is of a kind that has a canary: it offers `python.execute` as well.
+    /// For as long as there is a file `sick` in its folder with its name or process id in it, all that
+    /// it does fails by its own fault.
+    pub(crate) fn with_canary(name: &str, address: SocketAddr, folder: &Path) -> Self {
+        let way = (LISTEN, &*address.to_string());
+        Self::of_kind("python-sandbox", name, way, folder, &Papers::default())
+    }
+
     /// One that dials in to this URL with what it was given.
     pub(crate) fn enter(name: &str, url: &str, folder: &Path, papers: &Papers<'_>) -> Self {
-        Self::start_with(name, (CONNECT, url), folder, papers)
+        Self::of_kind("story", name, (CONNECT, url), folder, papers)
     }
 
     /// One that listens there with what it was given.
     pub(crate) fn listen_with(name: &str, address: SocketAddr, folder: &Path, papers: &Papers<'_>) -> Self {
-        Self::start_with(name, (LISTEN, &address.to_string()), folder, papers)
+        Self::of_kind("story", name, (LISTEN, &address.to_string()), folder, papers)
     }
 
     fn start(name: &str, way: (&str, &str), folder: &Path) -> Self {
-        Self::start_with(name, way, folder, &Papers::default())
+        Self::of_kind("story", name, way, folder, &Papers::default())
     }
 
-    fn start_with(name: &str, way: (&str, &str), folder: &Path, papers: &Papers<'_>) -> Self {
+    fn of_kind(kind: &str, name: &str, way: (&str, &str), folder: &Path, papers: &Papers<'_>) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = match papers.inside {
             None => Command::new(program),
@@ -80,9 +102,10 @@ impl WorkerProcess {
         command.envs(pair).envs(papers.believes.iter().map(|ca| (CA, ca)));
         command.env_remove(sdk::TOKEN).envs(papers.token.map(|token| (sdk::TOKEN, token)));
         let child = command
-            .args(["--exact", "support::process::is_a_worker_when_told_so", "--ignored", "--nocapture"])
+            .args(ARGUMENTS)
             .env(way.0, way.1)
             .env(FOLDER, folder)
+            .env(KIND, kind)
             .env(sdk::WORKER_NAME, name)
             // A story that is killed leaves no process behind: the pipe ends with it.
             .env(sdk::LIFELINE_FD, "0")
@@ -159,7 +182,13 @@ pub(crate) fn free_port() -> SocketAddr {
 async fn is_a_worker_when_told_so() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let handler = move |task: sdk::Task, context: sdk::TaskContext| run(folder.clone(), task, context);
-    let worker = sdk::Worker::builder("story")
+    let kind = std::env::var(KIND).unwrap_or_else(|_| "story".to_owned());
+    let mut builder = sdk::Worker::builder(kind.as_str());
+    if kind == "python-sandbox" {
+        builder =
+            builder.capability(sdk::Capability::new("python.execute").idempotent(true), handler.clone());
+    }
+    let worker = builder
         .capability(sdk::Capability::new("once"), handler.clone())
         .capability(sdk::Capability::new("again").idempotent(true), handler.clone())
         .capability(sdk::Capability::new("strict").input_schema(&json!({ "type": "object" })), handler)
@@ -194,6 +223,17 @@ async fn run(folder: PathBuf, task: sdk::Task, context: sdk::TaskContext) -> sdk
     let mut noted = noted.append(true).create(true).open(folder.join("runs")).expect("a folder");
     // In one piece, for other processes write here, too.
     noted.write_all(line.as_bytes()).expect("room on the disk");
+    let name = std::env::var(sdk::WORKER_NAME).unwrap_or_default();
+    let patient = std::fs::read_to_string(folder.join("sick")).unwrap_or_default();
+    if patient == name || patient == std::process::id().to_string() {
+        return sdk::TaskEnd::failed(sdk::TaskError {
+            code: "sick".to_owned(),
+            message: "whatever it does fails".to_owned(),
+            retryable: true,
+            fault: sdk::Fault::Worker,
+            details: None,
+        });
+    }
     let input: Value = serde_json::from_str(task.input.get()).expect("JSON");
     while let Some(name) = input["until"].as_str() {
         if folder.join(name).exists() {

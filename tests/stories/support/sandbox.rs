@@ -62,5 +62,12 @@ pub(crate) fn pids(word: &str) -> Vec<u32> {
             && std::fs::read(format!("/proc/{pid}/cmdline"))
                 .is_ok_and(|line| line.split(|byte| *byte == 0).any(|one| one == word.as_bytes()))
     };
-    pids.filter(is_one).collect()
+    let found: Vec<u32> = pids.filter(is_one).collect();
+    // A worker's child is the same program for a moment, between fork and exec.
+    let parent = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse::<u32>().ok()
+    };
+    let is_child = |pid: &u32| parent(pid).is_some_and(|parent| found.contains(&parent));
+    found.iter().copied().filter(|pid| !is_child(pid)).collect()
 }
