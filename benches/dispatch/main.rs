@@ -61,6 +61,7 @@ fn main() {
         Some("role:load") => load::run(&arguments[1..]),
         // Cargo adds `--bench`, and words of its own when filtering.
         _ if arguments.iter().any(|word| word == "--proxy-only") => measure(FULL, false),
+        _ if arguments.iter().any(|word| word == "--core-only") => core_only(),
         _ if arguments.iter().any(|word| word == "--quick") => measure(QUICK, true),
         _ => measure(FULL, true),
     };
@@ -68,6 +69,16 @@ fn main() {
         eprintln!("bench: could not measure: {failure}");
         std::process::exit(1);
     }
+}
+
+/// Times the core alone, which needs no other process.
+fn core_only() -> Result<(), Failure> {
+    let mut report = report::Report::default();
+    queue::core(&mut report)?;
+    for cost in &report.core {
+        println!("{cost}");
+    }
+    Ok(())
 }
 
 /// Runs the whole plan and prints the report.

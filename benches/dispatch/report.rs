@@ -63,6 +63,13 @@ pub(crate) struct CoreCost {
     pub(crate) nanos: f64,
 }
 
+impl fmt::Display for CoreCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { workers, waiting, nanos } = self;
+        write!(f, "the core, {workers:>6} workers, {waiting:>7} waiting: {nanos:>6.0} ns a task")
+    }
+}
+
 /// All that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -288,8 +295,8 @@ impl fmt::Display for Report {
         for (tasks, took) in &self.on_disk.restarts {
             writeln!(f, "killed and started again with {tasks:>6} tasks waiting: ready after {took:.0} ms")?;
         }
-        for CoreCost { workers, waiting, nanos } in &self.core {
-            writeln!(f, "the core, {workers:>6} workers, {waiting:>7} waiting: {nanos:>6.0} ns a task")?;
+        for cost in &self.core {
+            writeln!(f, "{cost}")?;
         }
         writeln!(
             f,

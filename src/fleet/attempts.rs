@@ -94,7 +94,7 @@ impl Fleet {
         self.publish(ix, TaskState::Assigned, None);
         self.note(Note::Assigned { capability, wait });
         if self.tasks[ix].keep != Keep::Passing {
-            self.write(ix);
+            self.write_behind(ix);
         }
         self.relist(worker);
     }

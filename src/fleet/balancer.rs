@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::free::FreeWorkers;
 use super::ids::{Capability, Instance};
 use super::queue::TaskQueue;
 use super::slab::{DemandIx, Slab, WorkerIx};
@@ -30,8 +31,8 @@ pub(super) struct Demand {
     pub(super) only: Option<Process>,
     /// Workers that have what it takes, whatever their state.
     pub(super) eligible: BTreeSet<WorkerIx>,
-    /// Those of them that can take a task now; sorted.
-    free: Vec<WorkerIx>,
+    /// Those of them that can take a task now.
+    free: FreeWorkers,
     pub(super) queue: TaskQueue,
     /// Tasks that are not final.
     pub(super) tasks: usize,
@@ -83,7 +84,7 @@ impl LoadBalancer {
             labels: labels.clone(),
             only: only.cloned(),
             eligible: BTreeSet::new(),
-            free: Vec::new(),
+            free: FreeWorkers::default(),
             queue: TaskQueue::default(),
             tasks: 0,
         });
@@ -120,14 +121,7 @@ impl LoadBalancer {
 
     /// Lists or unlists a worker as free for a demand.
     pub(super) fn set_free(&mut self, demand: DemandIx, worker: WorkerIx, free: bool) {
-        let list = &mut self.demands[demand].free;
-        match (list.binary_search(&worker), free) {
-            (Err(at), true) => list.insert(at, worker),
-            (Ok(at), false) => {
-                list.remove(at);
-            }
-            (Ok(_), true) | (Err(_), false) => {}
-        }
+        self.demands[demand].free.set(worker, free);
     }
 
     /// The free worker to take: the least loaded of all, or of two that are drawn.
@@ -141,24 +135,25 @@ impl LoadBalancer {
         let free = &self.demands[demand].free;
         let count = free.len();
         if count <= 1 {
-            return free.first().copied();
+            return free.nth(0);
         }
         self.turn = self.turn.wrapping_add(1);
         if count <= COMPARE_ALL {
             let first = self.turn % count;
-            return (0..count).map(|step| free[(first + step) % count]).min_by_key(|worker| load(*worker));
+            let in_turn = free.iter().skip(first).chain(free.iter().take(first));
+            return in_turn.min_by_key(|worker| load(*worker));
         }
-        let one = free[draw(count) % count];
-        let other = free[draw(count) % count];
+        let one = free.nth(draw(count) % count)?;
+        let other = free.nth(draw(count) % count)?;
         Some(if load(other) < load(one) { other } else { one })
     }
 
     pub(super) fn is_free(&self, demand: DemandIx, worker: WorkerIx) -> bool {
-        self.demands[demand].free.binary_search(&worker).is_ok()
+        self.demands[demand].free.contains(worker)
     }
 
     pub(super) fn has_free(&self, demand: DemandIx) -> bool {
-        !self.demands[demand].free.is_empty()
+        self.demands[demand].free.len() > 0
     }
 
     /// Of the demands in `mine` with waiting tasks, the one whose head goes first: by priority, then

@@ -530,6 +530,13 @@ impl Fleet {
         record
     }
 
+    /// The same for a hand-over. What waits for the task's record waits for the one before.
+    pub(super) fn write_behind(&mut self, ix: TaskIx) {
+        self.tasks[ix].version += 1;
+        let record = self.picture(ix);
+        self.record(Record::HandOver(record));
+    }
+
     /// The task as it is now.
     pub(super) fn picture(&self, ix: TaskIx) -> Arc<TaskRecord> {
         let task = &self.tasks[ix];

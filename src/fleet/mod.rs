@@ -19,6 +19,7 @@ mod check;
 mod ejection;
 mod explain;
 mod finished;
+mod free;
 mod gates;
 mod health;
 mod ids;

@@ -37,7 +37,7 @@ impl Fleet {
         let mut sessions: BTreeMap<(Tenant, SessionName), SessionRecord> = BTreeMap::new();
         for record in records {
             match record {
-                Record::Task(task) => {
+                Record::Task(task) | Record::HandOver(task) => {
                     let newer = tasks.get(&task.id).is_none_or(|known| known.version < task.version);
                     if newer != (planted(Planted::OlderVersionRecovered) && tasks.contains_key(&task.id)) {
                         tasks.insert(task.id, task);

@@ -87,7 +87,7 @@ impl Stage {
     fn journal(&self) -> BTreeMap<TaskId, Arc<TaskRecord>> {
         let mut tasks: BTreeMap<TaskId, Arc<TaskRecord>> = BTreeMap::new();
         for effect in &self.seen {
-            if let Effect::Record(_, Record::Task(record)) = effect
+            if let Effect::Record(_, Record::Task(record) | Record::HandOver(record)) = effect
                 && tasks.get(&record.id).is_none_or(|known| known.version < record.version)
             {
                 tasks.insert(record.id, Arc::clone(record));

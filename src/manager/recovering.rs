@@ -28,7 +28,7 @@ pub(super) fn recover(
             }
             journal.set_aside(&aside, "recovery failed with it").map_err(wrote)?;
             records.retain(|record| match record {
-                Record::Task(task) => !aside.iter().any(|(_, id)| *id == task.id),
+                Record::Task(task) | Record::HandOver(task) => !aside.iter().any(|(_, id)| *id == task.id),
                 Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => true,
             });
         }
@@ -44,12 +44,18 @@ pub(super) fn recover(
 
 /// The tasks with which alone, beside rosters and overlays, it fails.
 fn failing(records: &[Record], fails: impl Fn(Vec<Record>) -> bool) -> Vec<(Tenant, TaskId)> {
-    let others: Vec<Record> =
-        records.iter().filter(|record| !matches!(record, Record::Task(_))).cloned().collect();
+    let others: Vec<Record> = records
+        .iter()
+        .filter(|record| !matches!(record, Record::Task(_) | Record::HandOver(_)))
+        .cloned()
+        .collect();
     let alone = |record: &Record| others.iter().chain([record]).cloned().collect();
     let tasks = records.iter().filter_map(|record| match record {
-        Record::Task(task) if fails(alone(record)) => Some((task.tenant.clone(), task.id)),
+        Record::Task(task) | Record::HandOver(task) if fails(alone(record)) => {
+            Some((task.tenant.clone(), task.id))
+        }
         Record::Task(_)
+        | Record::HandOver(_)
         | Record::Roster(_)
         | Record::Overlay(..)
         | Record::Pool(..)

@@ -365,6 +365,7 @@ impl FleetLoop {
                 .conclude(task)
                 .map(|log| TaskLog { tenant: task.tenant.clone(), task: task.id, log }),
             Record::Task(_)
+            | Record::HandOver(_)
             | Record::Roster(_)
             | Record::Overlay(..)
             | Record::Pool(..)

@@ -199,7 +199,7 @@ impl Journal for MemoryStore {
         let mut taken = Vec::new();
         for (seq, record) in &batch.records {
             // Rosters and overlays matter only to a server that starts again, and this store ends with it.
-            if let Record::Task(task) = record {
+            if let Record::Task(task) | Record::HandOver(task) = record {
                 taken.extend(shelf.put(*seq, task));
             }
         }

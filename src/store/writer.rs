@@ -1,6 +1,7 @@
 //! The loop's end of the journal. Records gather here and are committed together: at once when an
 //! answer waits for one, else after a short lingering, because an eager write-behind of records that
-//! nobody awaits costs about a third of the throughput.
+//! nobody awaits costs about a third of the throughput. Hand-overs linger even while others are
+//! committed: most tasks end before that is over, and then their last record says it all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,10 +9,11 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use super::{Batch, Journal, StoreFault, TaskLog};
-use crate::fleet::{Keep, KeyTaken, Record, Seq};
+use crate::fleet::{Keep, KeyTaken, Record, Seq, TaskId, TaskRecord};
 use crate::telemetry::Metrics;
 
 mod thread;
@@ -34,7 +36,7 @@ const MAX_LOG_BYTES: usize = 64 << 20;
 /// What the journal tells the loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
-    /// Every record up to this one is on disk.
+    /// Every record up to this one is on disk, but for hand-overs, which may follow.
     Committed {
         /// The last of them; `None` when the batch had only logs.
         up_to: Option<Seq>,
@@ -60,6 +62,8 @@ pub struct Writer {
     /// What the journal that is here has answered.
     done: VecDeque<Told>,
     gathered: Batch,
+    /// The newest hand-over of each task that has no later record.
+    hand_overs: FxHashMap<TaskId, (Seq, Arc<TaskRecord>)>,
     /// The last record that was sent.
     sent: Seq,
     rows_underway: usize,
@@ -83,6 +87,7 @@ impl Writer {
             here: None,
             done: VecDeque::new(),
             gathered: Batch::default(),
+            hand_overs: FxHashMap::default(),
             sent: Seq(0),
             rows_underway: 0,
             log_bytes: 0,
@@ -111,6 +116,18 @@ impl Writer {
             self.dropped("finished tasks that nobody asked to keep are not listed");
             return;
         }
+        match record {
+            Record::HandOver(task) if self.here.is_none() => {
+                self.hand_overs.insert(task.id, (seq, task));
+                return;
+            }
+            Record::Task(ref task) => drop(self.hand_overs.remove(&task.id)),
+            Record::HandOver(_)
+            | Record::Roster(_)
+            | Record::Overlay(..)
+            | Record::Pool(..)
+            | Record::Session(..) => {}
+        }
         self.gathered.records.push((seq, record));
     }
 
@@ -125,7 +142,7 @@ impl Writer {
     }
 
     fn is_behind(&self) -> bool {
-        self.gathered.len() + self.rows_underway >= MAX_BACKLOG
+        self.rows() + self.rows_underway >= MAX_BACKLOG
     }
 
     fn dropped(&mut self, what: &str) {
@@ -135,21 +152,36 @@ impl Writer {
         }
     }
 
+    /// Rows that are not sent yet.
+    fn rows(&self) -> usize {
+        self.gathered.len() + self.hand_overs.len()
+    }
+
     /// Sends what has gathered if an answer waits for it, or if it is much.
     pub fn settle(&mut self, awaited: Option<Seq>) {
         let rows = if self.here.is_some() { LINGER_ROWS_HERE } else { LINGER_ROWS };
-        if awaited.is_some_and(|seq| seq > self.sent) || self.gathered.len() >= rows {
+        if self.rows() >= rows {
             self.flush();
+        } else if awaited.is_some_and(|seq| seq > self.sent) {
+            self.send();
         }
     }
 
-    /// Sends what has gathered.
+    /// Sends all that is there.
     pub fn flush(&mut self) {
+        let records = &mut self.gathered.records;
+        records.extend(self.hand_overs.drain().map(|(_, (seq, task))| (seq, Record::HandOver(task))));
+        records.sort_unstable_by_key(|(seq, _)| *seq);
+        self.send();
+    }
+
+    /// Sends what has gathered, but for the hand-overs.
+    fn send(&mut self) {
         if self.gathered.is_empty() {
             return;
         }
         let up_to = self.gathered.records.last().map(|(seq, _)| *seq);
-        self.sent = up_to.unwrap_or(self.sent);
+        self.sent = up_to.map_or(self.sent, |seq| self.sent.max(seq));
         if let Some((journal, metrics)) = &mut self.here {
             let began = Instant::now();
             self.done.push_back(match journal.commit(&self.gathered) {
@@ -172,7 +204,7 @@ impl Writer {
 
     /// Whether something lingers.
     pub fn lingers(&self) -> bool {
-        !self.gathered.is_empty()
+        self.rows() > 0
     }
 
     /// What the journal tells next; `None` when the thread is gone. Cancel-safe.

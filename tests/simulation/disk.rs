@@ -23,6 +23,8 @@ pub(crate) const UNREAD: &str = "a large input cannot be read for a while";
 /// See [`FAILED`].
 pub(crate) const DAMAGED: &str = "a large input is damaged";
 /// See [`FAILED`].
+pub(crate) const BEHIND: &str = "a hand-over is written later than what comes behind it, or never";
+/// See [`FAILED`].
 pub(crate) const LOST: &str = "a crash loses what was not committed";
 
 /// What is on disk, and what is on its way there.
@@ -40,6 +42,8 @@ pub(crate) struct Disk {
     pools: BTreeMap<PoolName, PoolRecord>,
     sessions: BTreeMap<(Tenant, SessionName), SessionRecord>,
     waiting: VecDeque<(Seq, Record)>,
+    /// Hand-overs that wait on, although what came behind them is durable.
+    hand_overs: BTreeMap<TaskId, Arc<TaskRecord>>,
     committing: bool,
     /// Takes no writes.
     pub(crate) failed: bool,
@@ -58,7 +62,10 @@ impl Disk {
     /// Keeps a record, unless it is of a new task whose key names another one.
     fn keep(&mut self, seq: Seq, record: Record) -> Option<KeyTaken> {
         match record {
-            Record::Task(task) => {
+            Record::HandOver(task)
+                if self.tasks.get(&task.id).is_some_and(|known| known.version > task.version) => {}
+            Record::Task(task) | Record::HandOver(task) => {
+                self.hand_overs.remove(&task.id);
                 if let Keep::ByKey(hash) = task.keep
                     && !self.tasks.contains_key(&task.id)
                 {
@@ -106,6 +113,12 @@ impl Disk {
         None
     }
 
+    fn write_hand_overs(&mut self) {
+        for task in std::mem::take(&mut self.hand_overs).into_values() {
+            self.keep(Seq(0), Record::HandOver(task));
+        }
+    }
+
     /// The server died: what was under way is durable up to some point, and lost from there on.
     pub(crate) fn crash(&mut self, reached: usize) {
         let reached = if self.committing && !self.failed { reached.min(self.waiting.len()) } else { 0 };
@@ -113,11 +126,13 @@ impl Disk {
             self.keep(seq, record);
         }
         self.waiting.clear();
+        self.hand_overs.clear();
         self.committing = false;
     }
 
     /// The server stopped in order: everything is written before it ends.
     pub(crate) fn flush(&mut self) {
+        self.write_hand_overs();
         let waiting = std::mem::take(&mut self.waiting);
         for (seq, record) in waiting {
             self.keep(seq, record);
@@ -236,9 +251,18 @@ impl World {
         let waiting = self.disk.waiting.len();
         let batch = if self.dice.chance(800) { waiting } else { 1 + self.dice.below(waiting) };
         let (mut last, mut taken) = (None, Vec::new());
+        if self.dice.chance(500) {
+            self.disk.write_hand_overs();
+        }
         for _ in 0..batch {
             if let Some((seq, record)) = self.disk.waiting.pop_front() {
-                taken.extend(self.disk.keep(seq, record));
+                match record {
+                    Record::HandOver(task) if self.dice.chance(500) => {
+                        self.count(BEHIND);
+                        self.disk.hand_overs.insert(task.id, task);
+                    }
+                    record => taken.extend(self.disk.keep(seq, record)),
+                }
                 last = Some(seq);
             }
         }

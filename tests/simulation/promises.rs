@@ -41,7 +41,7 @@ impl Promises {
     pub(crate) fn boots(&mut self, start: &Start) {
         let Some(found) = &start.recovered else { return };
         for record in &found.records {
-            if let Record::Task(task) = record
+            if let Record::Task(task) | Record::HandOver(task) = record
                 && self.disk.get(&task.id).is_none_or(|known| known.version <= task.version)
             {
                 self.disk.insert(task.id, Arc::clone(task));

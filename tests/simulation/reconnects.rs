@@ -81,7 +81,7 @@ impl World {
             if fate != Fate::Either || lives {
                 self.count(line);
             }
-            if lives && !self.with_instances(&self.topology).workers.contains_key(&reported.worker) {
+            if lives && !self.with_instances(&self.server.told).workers.contains_key(&reported.worker) {
                 self.count(LINES[14]);
             }
         }

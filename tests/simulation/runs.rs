@@ -123,6 +123,7 @@ fn must_happen() -> impl Iterator<Item = (&'static str, bool)> {
         disk::UNCLEAR,
         disk::TAKEN,
         disk::LOST,
+        disk::BEHIND,
         disk::READ_AGAIN,
         disk::UNREAD,
         disk::DAMAGED,

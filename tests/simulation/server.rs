@@ -33,6 +33,8 @@ pub(crate) struct Server {
     /// The loop is away until then.
     away_until: u64,
     inbox: VecDeque<Event>,
+    /// The topology that the core was last told.
+    pub(crate) told: Arc<Topology>,
     /// The newest timer.
     timer: u64,
     timer_at: Option<u64>,
@@ -60,6 +62,7 @@ impl Server {
             born: 0,
             away_until: 0,
             inbox: VecDeque::new(),
+            told: Arc::default(),
             timer: 0,
             timer_at: None,
             woken: (0, 0),
@@ -288,6 +291,7 @@ impl World {
         // The checkers know no pools: to them an instance is a worker like any other, from the step on
         // in which the core has it.
         if let Event::Desired(topology) = &event {
+            self.server.told = Arc::clone(topology);
             let whole = Event::Desired(self.with_instances(topology));
             must(self.observer.told(now, &whole));
             self.promises.told(&whole);
@@ -301,7 +305,7 @@ impl World {
         let next = fleet.next_wake();
         self.steps += 1;
         if self.instances_changed() {
-            let whole = Event::Desired(self.with_instances(&self.topology));
+            let whole = Event::Desired(self.with_instances(&self.server.told));
             must(self.observer.told(now, &whole));
             self.promises.told(&whole);
         }

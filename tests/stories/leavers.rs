@@ -35,8 +35,15 @@ async fn running(client: &Client, millis: u64) -> String {
         if task["state"] == "running" { Ok(()) } else { Err(task.to_string()) }
     };
     eventually("a running task", state).await;
-    // Where it runs is written when the disk is idle; whoever is accepted after that is on the disk behind it.
-    accepted(client, json!({ "capability": "note", "input": { "number": 2, "millis": 0 } })).await;
+    // Its process, the task, and where it runs, which is written last.
+    eventually("three records on the disk", async || {
+        let page =
+            client.send(Request::new(Method::GET, "/metrics")).await.map_err(|error| error.to_string())?;
+        let page = String::from_utf8_lossy(&page.body).into_owned();
+        let written = page.lines().find_map(|line| line.strip_prefix("rollcall_store_batch_tasks_sum "));
+        if written == Some("3") { Ok(()) } else { Err(format!("{written:?}")) }
+    })
+    .await;
     id
 }
 

@@ -101,8 +101,9 @@ impl Artifacts {
             warn!(%error, "what an earlier server left half written cannot be removed");
         }
         let unfinished = records.iter().filter_map(|record| match record {
-            Record::Task(task) if !task.state.is_final() => Some(&**task),
+            Record::Task(task) | Record::HandOver(task) if !task.state.is_final() => Some(&**task),
             Record::Task(_)
+            | Record::HandOver(_)
             | Record::Roster(_)
             | Record::Overlay(..)
             | Record::Pool(..)

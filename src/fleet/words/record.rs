@@ -17,6 +17,9 @@ use crate::fleet::time::Wall;
 pub enum Record {
     /// A task, whole.
     Task(Arc<TaskRecord>),
+    /// A task, whole, as its hand-over left it: a hint for the next start. Nothing waits for it, so that it
+    /// may be written later than what comes behind it, and not at all if the task's next record is there.
+    HandOver(Arc<TaskRecord>),
     /// A worker process that may hold work; durable before the first hand-over to it.
     Roster(RosterEntry),
     /// A person's words about a worker; an entry that says nothing deletes them.

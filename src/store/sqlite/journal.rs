@@ -54,7 +54,7 @@ struct Tail {
 impl Tail {
     fn add(&mut self, batch: &Batch, taken: &[KeyTaken]) {
         for (seq, record) in &batch.records {
-            if let Record::Task(task) = record
+            if let Record::Task(task) | Record::HandOver(task) = record
                 && !taken.iter().any(|taken| taken.seq == *seq)
             {
                 let entry = self.versions.entry(task.id).or_insert_with(|| {

@@ -64,7 +64,7 @@ impl Put<'_> {
         let mut logs: Logs<'_> = batch.logs.iter().rev().map(|log| (log.task, log)).collect();
         for (seq, record) in &batch.records {
             match record {
-                Record::Task(task) => {
+                Record::Task(task) | Record::HandOver(task) => {
                     let is_first = spans.get(&task.id).is_none_or(|span| span.oldest == FIRST);
                     let newest = spans.get(&task.id).is_none_or(|span| span.newest == task.version);
                     // The same commit writes over it: a task is often accepted, handed over and even
@@ -337,7 +337,7 @@ impl Put<'_> {
 fn spans(batch: &Batch) -> FxHashMap<TaskId, Span> {
     let mut spans = FxHashMap::default();
     for (_, record) in &batch.records {
-        if let Record::Task(task) = record {
+        if let Record::Task(task) | Record::HandOver(task) = record {
             let (oldest, newest) = (task.version, task.version);
             let span = spans.entry(task.id).or_insert(Span { oldest, newest });
             span.oldest = span.oldest.min(task.version);

@@ -24,7 +24,11 @@ fn raw(folder: &Path) -> Connection {
 fn tasks_of(opened: &Opened) -> Vec<TaskRecord> {
     let tasks = opened.records.iter().filter_map(|record| match record {
         Record::Task(task) => Some(TaskRecord::clone(task)),
-        Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => None,
+        Record::HandOver(_)
+        | Record::Roster(_)
+        | Record::Overlay(..)
+        | Record::Pool(..)
+        | Record::Session(..) => None,
     });
     tasks.collect()
 }
@@ -230,7 +234,11 @@ fn workers_of_long_ago_are_forgotten_unless_a_task_names_them() {
     let names = |opened: Opened| {
         let rosters = opened.records.into_iter().filter_map(|record| match record {
             Record::Roster(entry) => Some(entry.worker.to_string()),
-            Record::Task(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => None,
+            Record::Task(_)
+            | Record::HandOver(_)
+            | Record::Overlay(..)
+            | Record::Pool(..)
+            | Record::Session(..) => None,
         });
         rosters.collect::<Vec<_>>()
     };

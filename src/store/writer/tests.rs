@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::fleet::{Overlay, WorkerName};
+use crate::fleet::{Overlay, TaskSpec, TaskState, Wall, WorkerName};
 
 /// A journal whose next answers are told beforehand; after that all goes well.
 struct Scripted {
@@ -104,4 +104,31 @@ async fn what_is_lost_for_good_ends_the_thread() {
     assert_eq!(writer.told().await, None);
     writer.close().await;
     assert_eq!(told.iter().count(), 0);
+}
+
+fn task(id: u128, version: u64, state: TaskState) -> Arc<TaskRecord> {
+    let record = TaskRecord::in_state(TaskId(id), TaskSpec::new("echo", "{}"), state, Wall(0));
+    Arc::new(TaskRecord { version, ..record })
+}
+
+#[tokio::test]
+async fn a_hand_over_lingers_while_others_are_committed_and_is_not_written_behind_its_tasks_end() {
+    let (journal, told) = Scripted::failing([]);
+    let mut writer = start(journal);
+    writer.push(Seq(1), Record::Task(task(7, 1, TaskState::Queued)));
+    writer.push(Seq(2), Record::HandOver(task(7, 2, TaskState::Assigned)));
+    writer.push(Seq(3), Record::Task(task(8, 1, TaskState::Queued)));
+    writer.push(Seq(4), Record::HandOver(task(8, 2, TaskState::Assigned)));
+    writer.settle(Some(Seq(3)));
+    assert_eq!(writer.told().await, committed(3));
+    assert!(writer.lingers());
+    writer.push(Seq(5), Record::Task(task(7, 3, TaskState::Succeeded)));
+    writer.settle(Some(Seq(5)));
+    assert_eq!(writer.told().await, committed(5));
+    writer.push(Seq(6), record());
+    writer.flush();
+    assert_eq!(writer.told().await, committed(6));
+    assert!(!writer.lingers());
+    writer.close().await;
+    assert_eq!(told.iter().collect::<Vec<_>>(), ["[1, 3]", "[5]", "[4, 6]"]);
 }

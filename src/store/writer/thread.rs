@@ -127,7 +127,8 @@ impl Hand {
             match self.journal.commit(batch) {
                 Ok(taken) => {
                     self.metrics.store_commit(began.elapsed(), batch.len());
-                    let up_to = batch.records.last().map(|(seq, _)| *seq);
+                    // Hand-overs may have come behind what is newer.
+                    let up_to = batch.records.iter().map(|(seq, _)| *seq).max();
                     let log_bytes = batch.logs.iter().map(|log| log.log.len()).sum();
                     self.report((Told::Committed { up_to, taken }, batch.len(), log_bytes))?;
                     self.failing = None;

@@ -13,6 +13,9 @@ use super::{Moment, Verdict};
 /// Why heartbeats take an attempt away.
 const LACKED: &str = "heartbeats lacked it";
 
+/// Why a process has nothing any more, whatever it says, unless the core says otherwise.
+const REPLACED: &str = "another process took its place";
+
 /// What is known of connections and processes.
 #[derive(Default)]
 pub(super) struct Links {
@@ -108,9 +111,10 @@ impl Links {
         }
         self.heard_of.insert(name.clone());
         self.coming = Some(registration.instance.clone());
-        for attempt in &registration.attempts {
-            if !attempt.done {
-                holder.held.entry((attempt.task, attempt.epoch)).or_default();
+        for attempt in registration.attempts.iter().filter(|attempt| !attempt.done) {
+            let key = (attempt.task, attempt.epoch);
+            if holder.freed.get(&key) != Some(&REPLACED) {
+                holder.held.entry(key).or_default();
             }
         }
         let seen = Seen {
@@ -168,7 +172,7 @@ impl Links {
             return Err(format!("I4: {name} ({instance}) is superseded, silent for only {silent:?}"));
         }
         if let Some(holder) = self.holds.get_mut(instance) {
-            holder.let_go("another process took its place", |_| true);
+            holder.let_go(REPLACED, |_| true);
         }
         Ok(())
     }
@@ -344,6 +348,9 @@ impl Links {
             holder.worker = Some(welcome.worker.clone());
             holder.retired = holder.retired.filter(|_| has_left);
             holder.let_go("it was dropped on reconnect", |key| welcome.drop.contains(key));
+            for key in &welcome.keep {
+                holder.held.entry(*key).or_default();
+            }
         }
         Ok(())
     }

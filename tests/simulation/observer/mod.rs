@@ -104,7 +104,11 @@ impl Observer {
         // dead, also where the worker was moved and the one before winds down elsewhere.
         let rosters = records.iter().filter_map(|record| match record {
             Record::Roster(entry) => Some((entry.worker.clone(), entry.instance.clone())),
-            Record::Task(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => None,
+            Record::Task(_)
+            | Record::HandOver(_)
+            | Record::Overlay(..)
+            | Record::Pool(..)
+            | Record::Session(..) => None,
         });
         let newest: BTreeMap<WorkerName, Instance> = rosters.collect();
         self.tasks.recovered(now, records.into_iter(), &newest);
@@ -264,7 +268,8 @@ impl Observer {
                 self.durable_overlays.insert(worker, overlay);
             }
             // What is kept of a pool is no promise to anybody but its own story.
-            Record::Pool(..) | Record::Session(..) => {}
+            // No more is a hand-over, which may never be written.
+            Record::HandOver(_) | Record::Pool(..) | Record::Session(..) => {}
         }
     }
 
@@ -280,7 +285,7 @@ impl Observer {
                 }
                 self.undurable.insert(*seq, record.clone());
                 match record {
-                    Record::Task(task) => self.tasks.recorded(task),
+                    Record::Task(task) | Record::HandOver(task) => self.tasks.recorded(task),
                     Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => {
                         Ok(())
                     }

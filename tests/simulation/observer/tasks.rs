@@ -485,7 +485,7 @@ impl Tasks {
         roster: &BTreeMap<WorkerName, Instance>,
     ) {
         for record in records {
-            let Record::Task(record) = record else { continue };
+            let (Record::Task(record) | Record::HandOver(record)) = record else { continue };
             let Some(seen) = self.tasks.get_mut(&record.id) else { continue };
             seen.finished = None;
             seen.keep = record.keep;
@@ -503,7 +503,7 @@ impl Tasks {
 
     /// Whether a record that was found is the newest of its task, and that task goes on.
     pub(super) fn is_newest_record(&self, record: &Record) -> bool {
-        let Record::Task(record) = record else { return true };
+        let (Record::Task(record) | Record::HandOver(record)) = record else { return true };
         let durable = self.tasks.get(&record.id).and_then(|seen| seen.durable.as_ref());
         durable.is_none_or(|newest| newest.version == record.version && !newest.state.is_final())
     }

@@ -199,9 +199,11 @@ fn a_flipped_bit_is_refused_or_harmless_but_never_an_answer() {
                     .iter()
                     .filter_map(|record| match record {
                         Record::Task(task) => Some(TaskRecord::clone(task)),
-                        Record::Roster(_) | Record::Overlay(..) | Record::Pool(..) | Record::Session(..) => {
-                            None
-                        }
+                        Record::HandOver(_)
+                        | Record::Roster(_)
+                        | Record::Overlay(..)
+                        | Record::Pool(..)
+                        | Record::Session(..) => None,
                     })
                     .collect();
                 let live_ones = tasks.iter().filter(|task| !task.state.is_final());
