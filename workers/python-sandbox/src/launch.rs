@@ -96,11 +96,10 @@ fn pipes(
     requests: pipe::Sender,
 ) -> io::Result<Pipes> {
     let missing = || io::Error::other("a stream of the child is missing");
-    let stdout = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
-    let stderr = child.stderr.take().ok_or_else(missing)?.into_owned_fd()?;
+    let (stdout, stderr) = child.streams().ok_or_else(missing)?;
     Ok(Pipes {
-        stdout: pipe::Receiver::from_owned_fd(stdout)?,
-        stderr: pipe::Receiver::from_owned_fd(stderr)?,
+        stdout: pipe::Receiver::from_owned_fd(stdout.into_owned_fd()?)?,
+        stderr: pipe::Receiver::from_owned_fd(stderr.into_owned_fd()?)?,
         status,
         frames,
         requests,

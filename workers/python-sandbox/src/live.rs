@@ -140,7 +140,11 @@ impl Live {
     pub(crate) async fn ready(&mut self) -> Result<(), String> {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let count = self.pipes.frames.read(&mut buffer).await.unwrap_or(0);
+            let count = tokio::select! {
+                count = self.pipes.frames.read(&mut buffer) => count.unwrap_or(0),
+                // Killed while it was made. The pipe need not end with it: its child waits for it.
+                () = self.child.wait() => break,
+            };
             let frame = self.reader.push(&buffer[..count]);
             match frame {
                 Ok(Some(Frame::Ready(_))) => return Ok(()),
@@ -157,7 +161,7 @@ impl Live {
 
     /// Whether it has not ended, as far as can be seen without waiting.
     pub(crate) fn is_up(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        self.child.end().is_none()
     }
 
     /// Gives it other limits, and its full share of the machine.
@@ -246,7 +250,7 @@ impl Live {
         if self.place.is_none() || !ended_by_itself {
             return verdict::exit_code(&String::from_utf8_lossy(&self.status));
         }
-        let status = self.child.try_wait().ok()??;
+        let status = self.child.end()?;
         status.code().or_else(|| status.signal().map(|signal| 128 + signal))
     }
 
@@ -324,7 +328,7 @@ impl Live {
                     Some(count) => seen.keep(Stream::Stderr, &buffer[..count]),
                 },
                 // Whatever the status: what counts is the one that bwrap reports from inside.
-                _ = child.wait() => {
+                () = child.wait() => {
                     seen.ended_by_itself = true;
                     return seen;
                 }
@@ -370,8 +374,7 @@ impl Live {
             Some(group) => group.empties(FALL_TIME).await || group.kill().await,
             None => true,
         };
-        // An error means that it is dead already.
-        drop(self.child.wait().await);
+        self.child.wait().await;
         emptied
     }
 }
@@ -438,8 +441,7 @@ async fn ask_to_stop(
     // Without control groups nobody could be told but the sandbox as a whole, which dies with bwrap.
     let Some(group) = group else { return false };
     // Without bwrap's outer process there would be no grace: the sandbox dies with it.
-    let outer = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-    group.signal(Signal::SIGTERM, outer.as_slice()).await;
+    group.signal(Signal::SIGTERM, child.pid().as_slice()).await;
     true
 }
 

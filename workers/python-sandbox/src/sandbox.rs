@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Uid};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -25,6 +25,10 @@ use crate::seats::{Seat, Seats};
 use crate::sessions::{NoSession, Opening, Session, Sessions};
 use crate::spawn::Spawner;
 use crate::verdict::{self, Seen};
+
+/// How long one for the pool may take to be ready. It has next to no share of a busy machine, so this is
+/// long; but one that will never be must not keep the pool empty.
+const MAKING: Duration = Duration::from_secs(300);
 
 /// What sandboxes are made of.
 #[derive(Debug)]
@@ -310,18 +314,16 @@ impl Shared {
     async fn make_ready(self: &Arc<Self>) -> Result<Live, String> {
         let mut live = self.start(self.parts.limits, &[]).await?;
         live.give_way();
-        tokio::select! {
+        let problem = tokio::select! {
             ready = live.ready() => match ready {
                 Ok(()) => return Ok(live),
-                Err(problem) => {
-                    self.bury(live);
-                    return Err(problem);
-                }
+                Err(problem) => problem,
             },
-            () = self.closing.cancelled() => {}
-        }
+            () = self.closing.cancelled() => "the worker stops".into(),
+            () = sleep(MAKING) => format!("it was not ready after {} s", MAKING.as_secs()),
+        };
         self.bury(live);
-        Err("the worker stops".into())
+        Err(problem)
     }
 
     async fn start(&self, limits: Limits, more: &[Shown]) -> Result<Live, String> {
@@ -365,7 +367,7 @@ impl Shared {
         let mut stuck = self.lock_stuck();
         for (group, seat) in std::mem::take(&mut *stuck) {
             if let Err(group) = group.remove_now() {
-                stuck.push((group, seat));
+                stuck.push((*group, seat));
             }
         }
     }

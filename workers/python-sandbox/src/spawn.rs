@@ -4,11 +4,10 @@
 
 use std::ffi::{CStr, OsString};
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -16,7 +15,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, Uid};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -78,39 +77,69 @@ impl Spawner {
     }
 }
 
-/// A process that was started, with its group: whoever drops it ends both.
+/// A process that was started, with its group: whoever drops it, or sees its end, ends both. A bwrap that
+/// is killed in its first moments leaves its own child waiting for it for ever: that one has not asked to
+/// die with it yet, and is still in the group.
 #[derive(Debug)]
-pub(crate) struct Program(Child);
+pub(crate) struct Program {
+    child: Child,
+    /// Until the group was killed after the process had ended.
+    group: Option<Pid>,
+}
 
 impl Program {
-    /// Kills its whole group, unless it has been waited for. A bwrap that is killed in its first moments
-    /// leaves its own child waiting for it for ever: that one has not asked to die with it yet, and is
-    /// still in the group.
+    fn new(child: Child) -> Self {
+        let group = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        Self { child, group }
+    }
+
+    /// Its pid, until its end was seen.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        self.group
+    }
+
+    /// Kills its whole group, unless its end has been seen.
     pub(crate) fn kill_all(&self) {
-        if let Some(group) = self.0.id().and_then(|pid| i32::try_from(pid).ok()) {
+        if let Some(group) = self.group {
             // An error means that nothing of it is left.
-            let _none_left = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _none_left = killpg(group, Signal::SIGKILL);
         }
+    }
+
+    /// Waits for its end, and ends what is left of its group. Cancel-safe.
+    pub(crate) async fn wait(&mut self) {
+        // An error means that somebody else has reaped it: it has ended, too.
+        drop(self.child.wait().await);
+        self.ended();
+    }
+
+    /// How it ended, if it has; what is left of its group is ended then.
+    pub(crate) fn end(&mut self) -> Option<ExitStatus> {
+        let end = self.child.try_wait().ok()?;
+        if end.is_some() {
+            self.ended();
+        }
+        end
+    }
+
+    /// Its number is nobody else's as long as one of the group has it. Of an empty group, that of a process
+    /// reaped this moment, it is free; but numbers are given out in turn, and this one comes last.
+    fn ended(&mut self) {
+        self.kill_all();
+        self.group = None;
+    }
+}
+
+impl Program {
+    /// Our ends of its standard output and error, once.
+    pub(crate) fn streams(&mut self) -> Option<(ChildStdout, ChildStderr)> {
+        self.child.stdout.take().zip(self.child.stderr.take())
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
         self.kill_all();
-    }
-}
-
-impl Deref for Program {
-    type Target = Child;
-
-    fn deref(&self) -> &Child {
-        &self.0
-    }
-}
-
-impl DerefMut for Program {
-    fn deref_mut(&mut self) -> &mut Child {
-        &mut self.0
     }
 }
 
@@ -141,7 +170,7 @@ fn start(launch: Launch) -> io::Result<Program> {
     };
     before_exec(&mut command, in_child);
     let mut command = Command::from(command);
-    command.kill_on_drop(true).spawn().map(Program)
+    command.kill_on_drop(true).spawn().map(Program::new)
 }
 
 /// Has every descriptor but the standard three closed by exec. The worker itself may have inherited

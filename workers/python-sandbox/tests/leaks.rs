@@ -113,6 +113,34 @@ async fn a_sandbox_that_is_given_up_while_it_is_made_leaves_nobody_behind() {
 }
 
 #[tokio::test]
+async fn a_sandbox_whose_bwrap_is_killed_while_it_is_made_is_told_at_once_and_leaves_nobody() {
+    let _alone = ALONE.lock().await;
+    let marker = format!("no_such_module_2_{}", std::process::id());
+    let sandbox = sandbox_as(Config { imports: vec![marker.clone()], ..Config::default() }).await;
+    eventually("the trial is over", || processes_with(&marker).is_empty()).await;
+    for age in 0..30_u64 {
+        eventually("the one before is gone", || processes_with(&marker).is_empty()).await;
+        let kill = async {
+            // The outer one alone, as the kernel's own killer may choose it: of the two, its pid is the smaller.
+            let outer = loop {
+                if let Some(outer) = processes_with(&marker).into_iter().min() {
+                    break outer;
+                }
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            };
+            tokio::time::sleep(Duration::from_micros(age * 300)).await;
+            kill_one(outer);
+        };
+        let run = run(&sandbox, python("import time\ntime.sleep(60)"));
+        let (report, ()) = tokio::join!(run, kill);
+        assert_eq!(report.outcome, Outcome::SandboxError, "after {age} steps: {}", report.message);
+        assert!(report.usage.wall < Duration::from_secs(10), "after {age} steps: {:?}", report.usage.wall);
+    }
+    eventually("nobody is left of them", || processes_with(&marker).is_empty()).await;
+    sandbox.close().await;
+}
+
+#[tokio::test]
 async fn sessions_that_come_and_go_leave_nothing_either() {
     let _alone = ALONE.lock().await;
     let sandbox = sandbox_as(Config { warm: 1, ..Config::default() }).await;
@@ -144,6 +172,12 @@ async fn a_task_whose_time_is_over_while_its_sandbox_is_made_is_told_so() {
     let report = run(&sandbox, within(Duration::from_millis(1), python("print(1)"))).await;
     assert_eq!(report.outcome, Outcome::Timeout, "{}", report.message);
     sandbox.close().await;
+}
+
+fn kill_one(pid: u32) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    // It may have ended already.
+    let (Ok(()) | Err(_)) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
 /// Mounts and descriptors of this process.

@@ -168,7 +168,7 @@ async fn s09_a_daemon_in_the_classic_way_ends_with_its_task() {
     );
     let sandbox = sandbox().await;
     let begun = Instant::now();
-    let report = run(&sandbox, within(Duration::from_secs(1), shell(&script))).await;
+    let report = run(&sandbox, within(Duration::from_secs(4), shell(&script))).await;
     assert_eq!((report.outcome, stdout(&report).as_str()), (Outcome::Timeout, "up\n"));
     assert!(processes_with(&marker).is_empty());
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
@@ -177,7 +177,7 @@ async fn s09_a_daemon_in_the_classic_way_ends_with_its_task() {
 #[tokio::test]
 async fn a_program_may_clear_up_when_its_time_is_over() {
     let script = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done";
-    let report = run(&sandbox().await, within(Duration::from_secs(1), shell(script))).await;
+    let report = run(&sandbox().await, within(Duration::from_secs(4), shell(script))).await;
     assert_eq!((report.outcome, stdout(&report).as_str()), (Outcome::Timeout, "up\nbye\n"));
 }
 

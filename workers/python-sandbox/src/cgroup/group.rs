@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-use super::Tree;
+use super::{Crowd, Tree};
 use crate::limits::{Limits, OWN_PROCESSES};
 
 /// How long killed processes may take to be gone, and then the group itself: its page cache and
@@ -32,12 +33,14 @@ const CPU_PERIOD_US: u64 = 100_000;
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     tree: Tree,
+    crowd: Arc<Crowd>,
 }
 
 impl Drop for Cgroup {
     /// One that was never used, because its sandbox could not be started, is removed here.
     fn drop(&mut self) {
         self.try_remove().unwrap_or_default();
+        self.crowd.change(|groups| groups - 1);
     }
 }
 
@@ -67,8 +70,9 @@ pub(crate) struct GroupUsage {
 }
 
 impl Cgroup {
-    pub(super) fn create(tree: Tree, limits: &Limits) -> io::Result<Self> {
-        let group = Self { tree };
+    pub(super) fn create(tree: Tree, crowd: Arc<Crowd>, limits: &Limits) -> io::Result<Self> {
+        crowd.change(|groups| groups + 1);
+        let group = Self { tree, crowd };
         group.make()?;
         group.set_limits(limits)?;
         Ok(group)
@@ -105,13 +109,7 @@ impl Cgroup {
 
     /// Lets other sandboxes go first while this one is made ready, or no longer so.
     pub(crate) fn set_patient(&self, patient: bool) {
-        let set = match &self.tree {
-            Tree::V2(dir) => write(dir, "cpu.weight", if patient { "1" } else { "100" }),
-            Tree::V1 { cpu, .. } => write(cpu, "cpu.shares", if patient { "2" } else { "1024" }),
-        };
-        if let Err(problem) = set {
-            tracing::debug!(%problem, "a control group's share stays as it was");
-        }
+        self.tree.set_shares(u64::from(!patient));
     }
 
     /// Files into which a process writes `0` to become a member.
@@ -214,8 +212,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// The group itself.
-    pub(crate) fn remove_now(self) -> Result<(), Self> {
-        self.try_remove().map_err(|_| self)
+    pub(crate) fn remove_now(self) -> Result<(), Box<Self>> {
+        self.try_remove().map_err(|_| Box::new(self))
     }
 
     fn try_remove(&self) -> io::Result<()> {
@@ -283,7 +281,7 @@ async fn retry(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn write(dir: &Path, name: &str, value: &str) -> io::Result<()> {
+pub(super) fn write(dir: &Path, name: &str, value: &str) -> io::Result<()> {
     let path = dir.join(name);
     fs::write(&path, value).map_err(|problem| {
         io::Error::new(problem.kind(), format!("cannot write {value} to {}: {problem}", path.display()))

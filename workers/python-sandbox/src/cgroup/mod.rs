@@ -10,6 +10,7 @@ pub(crate) use group::{Cgroup, GroupUsage};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits::Limits;
 
@@ -24,6 +25,28 @@ static OPENED: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct Cgroups {
     tree: Tree,
     next: AtomicU64,
+    crowd: Arc<Crowd>,
+}
+
+/// How many groups there are, which is how many shares of CPU time their folder has. With a single one, as
+/// the kernel gives it, all sandboxes of a worker together would count as much as one process outside: on a
+/// busy machine calls would take seconds.
+#[derive(Debug)]
+struct Crowd {
+    /// The folder of this process.
+    tree: Tree,
+    groups: Mutex<u64>,
+}
+
+impl Crowd {
+    fn change(&self, change: impl FnOnce(u64) -> u64) {
+        // Under the lock, or two changes could be written in the wrong order.
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        *groups = change(*groups);
+        if *groups > 0 {
+            self.tree.set_shares(*groups);
+        }
+    }
 }
 
 /// A group's folders: one in version 2, one for each controller in version 1.
@@ -39,7 +62,9 @@ impl Cgroups {
     /// # Errors
     /// When neither version can be used; the text says what is missing in each.
     pub(crate) fn open() -> Result<Self, CgroupsMissing> {
-        Ok(Self { tree: find::own_tree(OPENED.fetch_add(1, Ordering::Relaxed))?, next: AtomicU64::new(1) })
+        let tree = find::own_tree(OPENED.fetch_add(1, Ordering::Relaxed))?;
+        let crowd = Arc::new(Crowd { tree: tree.clone(), groups: Mutex::default() });
+        Ok(Self { tree, next: AtomicU64::new(1), crowd })
     }
 
     /// `v1` or `v2`.
@@ -57,7 +82,7 @@ impl Cgroups {
     pub(crate) fn create(&self, limits: &Limits) -> io::Result<Cgroup> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let tree = self.tree.map(|dir| dir.join(number.to_string()));
-        Cgroup::create(tree, limits)
+        Cgroup::create(tree, Arc::clone(&self.crowd), limits)
     }
 }
 
@@ -72,6 +97,19 @@ impl Drop for Cgroups {
 }
 
 impl Tree {
+    /// Gives it so many times the share of CPU time that a group has by itself. 0: the least there is.
+    fn set_shares(&self, times: u64) {
+        let set = match self {
+            Self::V2(dir) => group::write(dir, "cpu.weight", &(100 * times).clamp(1, 10_000).to_string()),
+            Self::V1 { cpu, .. } => {
+                group::write(cpu, "cpu.shares", &(1024 * times).clamp(2, 262_144).to_string())
+            }
+        };
+        if let Err(problem) = set {
+            tracing::debug!(%problem, "a control group's share stays as it was");
+        }
+    }
+
     fn map(&self, change: impl Fn(&Path) -> PathBuf) -> Self {
         match self {
             Self::V2(dir) => Self::V2(change(dir)),
