@@ -182,6 +182,24 @@ conformance! {
         assert_eq!(core.result().await.status, AttemptOutcome::Succeeded);
     }
 
+    a_worker_tells_which_sessions_it_has_and_hears_of_their_end(kind) {
+        let subject = Subject::start(kind, Duration::ZERO).await;
+        let (mut core, first) = subject.connect(1).await;
+        core.order(welcome(|_| {})).await;
+        core.execute_in("me", key(1, 1), "1", FOR_EVER).await;
+        assert_eq!(core.result().await.session_open, None);
+        core.cut();
+        let (core, then) = subject.connect(2).await;
+        core.order(welcome(|_| {})).await;
+        core.order(Order::EndSession { session: "me".into() }).await;
+        core.close(Why::Moved).await;
+        let (_core, last) = subject.connect(3).await;
+        let told = [first, then, last].map(|registration| registration.sessions);
+        // A mock remembers nothing, and says nothing of it.
+        let kept = (kind != Kind::Mock).then(|| [vec![], vec!["me".into()], vec![]]);
+        assert_eq!(told, kept.map_or([const { None }; 3], |kept| kept.map(Some)));
+    }
+
     a_dropped_attempt_is_stopped_and_forgotten(kind) {
         let subject = Subject::start(kind, FOR_EVER).await;
         let mut core = subject.registered(1).await;

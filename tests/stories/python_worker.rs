@@ -16,7 +16,7 @@ use crate::support::{Server, eventually, python};
 fn programs() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let blocks = python::blocks("python-worker.md", "python");
-    assert_eq!(blocks.len(), 4, "each program of the page has its story");
+    assert_eq!(blocks.len(), 5, "each program of the page has its story");
     for code in blocks {
         let name = code.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a name");
         std::fs::write(folder.path().join(name), &code).expect("a file can be written");
@@ -151,6 +151,24 @@ async fn the_worker_that_was_brought_over_runs_the_old_functions() {
         (&json!("exception"), &json!("KeyError: 'text'")),
         "{task}"
     );
+}
+
+#[tokio::test]
+async fn the_notes_of_a_session_are_there_until_it_ends() {
+    let folder = programs();
+    let address = free_port().to_string();
+    let file = folder.path().join("notes.py");
+    let _program = python::Program::start(&file, &["--listen", &address]);
+    let server = Server::start(&format!("workers:\n  - {{ name: notes, endpoint: \"ws://{address}\" }}\n"));
+    server.worker_is("notes", "ready").await;
+    let add = async |text: &str| {
+        let task = json!({"capability": "notes.add", "input": {"text": text}, "session": "me"});
+        server.post("/v1/tasks?wait=20s", task.to_string()).await.1["output"].clone()
+    };
+    assert_eq!(add("one").await, json!(["one"]));
+    assert_eq!(add("two").await, json!(["one", "two"]));
+    server.send(Request::new(Method::DELETE, "/v1/sessions/me")).await;
+    assert_eq!(add("anew").await, json!(["anew"]));
 }
 
 #[test]

@@ -6,12 +6,15 @@ import sys
 from rollcall_worker import Task, Worker
 
 way, where, latency_ms = sys.argv[1:]
-worker = Worker("echo", name="ann")
+kept: set[str] = set()
+worker = Worker("echo", name="ann", sessions=lambda: kept, session_ended=kept.discard)
 
 
 @worker.capability("echo.*", idempotent=True)
 async def echo(task: Task) -> object:
     await asyncio.sleep(int(latency_ms) / 1000)
+    if task.session is not None:
+        kept.add(task.session)
     return task.input
 
 

@@ -221,6 +221,15 @@ impl Core {
         self.order(Order::Execute(Box::new(assignment(key, input, limit)))).await;
     }
 
+    /// A task that begins a session.
+    pub(super) async fn execute_in(&self, session: &str, key: Key, input: &str, limit: Duration) {
+        let mut assignment = assignment(key, input, limit);
+        assignment.session = Some(SessionLease { new: true, ttl: limit });
+        assignment.spec =
+            Arc::new(TaskSpec { session: Some(session.into()), ..TaskSpec::new("echo.say", input) });
+        self.order(Order::Execute(Box::new(assignment))).await;
+    }
+
     pub(super) async fn acknowledge(&self, (task, epoch): Key) {
         self.order(Order::Ack { task, epoch, discarded: None }).await;
     }

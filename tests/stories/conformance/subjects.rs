@@ -1,5 +1,6 @@
 //! The workers that are tried: the mock, and a real one that listens or dials in.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
@@ -166,13 +167,25 @@ pub(super) fn target(interface: InterfaceKind, endpoint: Option<String>, latency
 }
 
 fn real(latency: Duration) -> sdk::Worker {
+    let kept = Arc::new(std::sync::Mutex::new(BTreeSet::<String>::new()));
+    let (told, ended) = (Arc::clone(&kept), Arc::clone(&kept));
+    let echo = move |task: sdk::Task, context: sdk::TaskContext| {
+        let kept = Arc::clone(&kept);
+        async move {
+            tokio::select! {
+                () = tokio::time::sleep(latency) => {}
+                _ = context.cancelled() => return sdk::TaskEnd::cancelled(),
+            }
+            kept.lock().expect("no panic").extend(task.session);
+            sdk::TaskEnd::succeeded(&task.input)
+        }
+    };
     sdk::Worker::builder("echo")
         .name("ann")
-        .capability(sdk::Capability::new("echo.*").idempotent(true), move |task, context| async move {
-            tokio::select! {
-                () = tokio::time::sleep(latency) => sdk::TaskEnd::succeeded(&task.input),
-                _ = context.cancelled() => sdk::TaskEnd::cancelled(),
-            }
+        .capability(sdk::Capability::new("echo.*").idempotent(true), echo)
+        .sessions(move || told.lock().expect("no panic").iter().cloned().collect())
+        .on_session_end(move |name| {
+            ended.lock().expect("no panic").remove(name);
         })
         .build()
 }

@@ -156,7 +156,7 @@ async def test_the_first_reason_to_stop_stays() -> None:
 def attempt_of(handler: Callable[[Task], Any]) -> Attempt:
     """An attempt without a worker, which says nothing."""
     hub: Any = None
-    asked = Execute(AttemptKey("t", 1), 1, 1, "it", None, 60.0, None, None, None)
+    asked = Execute(AttemptKey("t", 1), 1, 1, "it", None, 60.0, None, None, None, None, None)
     return Attempt(handler, Task(hub, asked), again=False, grace=1.0)
 
 

@@ -60,7 +60,7 @@ async def test_register_tells_what_the_worker_was_told() -> None:
         "labels": {"zone": "a"},
         "isolation": "full",
         "attempts": [],
-        "features": ["cancel", "resume", "output", "artifacts"],
+        "features": ["cancel", "resume", "output", "artifacts", "sessions"],
         "capabilities": [
             {
                 "name": "a.b",
@@ -70,6 +70,42 @@ async def test_register_tells_what_the_worker_was_told() -> None:
             }
         ],
     }
+
+
+async def test_a_worker_keeps_sessions_tells_which_and_hears_of_their_end() -> None:
+    kept: dict[str, float | None] = {}
+    worker = Worker("notes", sessions=lambda: kept, session_ended=lambda name: kept.pop(name, None))
+
+    @worker.capability("note")
+    async def _note(task: Task) -> list[object]:
+        assert task.session is not None
+        if task.input == "lose":
+            kept.pop(task.session)
+            task.session_open = False
+        else:
+            kept[task.session] = task.session_ttl
+        return [task.session, task.session_new, task.session_ttl]
+
+    async with serving(worker) as here:
+        server, register = await here.connect()
+        assert register["sessions"] == []
+        await server.welcome()
+        await server.execute(1, "note", session="a", session_new=True, session_ttl_ms=1500)
+        result = await server.result()
+        assert (result["output"], "session_open" in result) == (["a", True, 1.5], False)
+        await server.execute(2, "note", session="b", session_new=False, session_ttl_ms=1500)
+        await server.result()
+        await server.execute(3, "note", session="b", input="lose")
+        result = await server.result()
+        assert (result["output"], result["session_open"]) == (["b", None, None], False)
+        server.cut()
+        server, register = await here.connect()
+        assert register["sessions"] == ["a"]
+        await server.welcome(2)
+        await server.say("end_session", session="a")
+        server.cut()
+        server, register = await here.connect()
+        assert register["sessions"] == []
 
 
 async def test_a_task_is_accepted_and_its_end_tells_what_it_used() -> None:

@@ -94,8 +94,18 @@ class Execute:
     deadline: float
     """Seconds that it may run, from now."""
     session: str | None
+    session_new: bool | None
+    session_ttl: float | None
+    """Seconds."""
     idempotency_key: str | None
     traceparent: str | None
+
+
+@dataclass(frozen=True)
+class EndSession:
+    """Nobody will name this session again."""
+
+    session: str
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,17 @@ class Complaint:
 
 
 FromServer = (
-    Registered | Execute | Unreadable | Cancel | ResultAck | Credit | Heartbeat | Drain | Goodbye | Complaint
+    Registered
+    | Execute
+    | Unreadable
+    | Cancel
+    | EndSession
+    | ResultAck
+    | Credit
+    | Heartbeat
+    | Drain
+    | Goodbye
+    | Complaint
 )
 
 
@@ -268,6 +288,9 @@ class _Fields:
             raise BadFrameError(f"{name} is neither true nor false")
         return value
 
+    def maybe_flag(self, name: str) -> bool | None:
+        return None if self._frame.get(name) is None else self.flag(name)
+
     def any(self, name: str) -> Any:
         if name not in self._frame:
             raise BadFrameError(f"{name} is missing")
@@ -311,6 +334,7 @@ def _registered(fields: _Fields) -> Registered:
 
 
 def _execute(fields: _Fields) -> Execute:
+    ttl = fields.maybe_number("session_ttl_ms")
     return Execute(
         key=fields.key(),
         connection=fields.number("connection"),
@@ -319,6 +343,8 @@ def _execute(fields: _Fields) -> Execute:
         input=fields.any("input"),
         deadline=fields.number("deadline_ms") / 1000,
         session=fields.maybe_text("session"),
+        session_new=fields.maybe_flag("session_new"),
+        session_ttl=None if ttl is None else ttl / 1000,
         idempotency_key=fields.maybe_text("idempotency_key"),
         traceparent=fields.maybe_text("traceparent"),
     )
@@ -341,6 +367,7 @@ def _goodbye(fields: _Fields) -> Goodbye:
 _READERS: dict[str, Callable[[_Fields], FromServer]] = {
     "registered": _registered,
     "execute": _execute,
+    "end_session": lambda fields: EndSession(fields.text("session")),
     "cancel": lambda fields: Cancel(fields.key(), fields.text("reason", "")),
     "result_ack": lambda fields: ResultAck(
         fields.key(), fields.flag("accepted"), fields.maybe_text("reason")

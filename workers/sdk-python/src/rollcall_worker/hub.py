@@ -10,6 +10,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from rollcall_worker.errors import TaskCancelled, TaskError
@@ -39,7 +40,7 @@ log = logging.getLogger("rollcall_worker")
 LAST_WORDS: Final = 2.0
 """Seconds that a worker that stops waits for its last results to be acknowledged."""
 
-FEATURES: Final = ["cancel", "resume", "output", "artifacts"]
+FEATURES: Final = ["cancel", "resume", "output", "artifacts", "sessions"]
 """What this package does for every worker."""
 
 
@@ -105,6 +106,7 @@ class Hub:
             isolation=about.isolation,
             capabilities=[offer.form() for offer in about.offers],
             attempts=held,
+            sessions=None if about.sessions is None else list(about.sessions()),
             features=FEATURES,
             store_id=self._ledger.store_id,
         )
@@ -183,6 +185,11 @@ class Hub:
             attempt.stop(frame.reason)
         elif self._ledger.never_came(frame.key):
             self._keep(frame.key, End("cancelled"))
+
+    def end_session(self, session: str) -> None:
+        """Tell whoever keeps a session's state that it is over."""
+        if self.about.session_ended is not None:
+            self.about.session_ended(session)
 
     def acknowledged(self, frame: ResultAck) -> None:
         """Forget a result that has arrived."""
@@ -321,7 +328,7 @@ class Hub:
         except (TaskError, TaskCancelled) as problem:
             log.warning("a long output of %r stays in its result: %s", task, problem)
             return end
-        return End(end.status, output, end.error, end.usage)
+        return replace(end, output=output)
 
     def _result(self, key: AttemptKey, end: End) -> bytes:
         """Write an end. One that is too large for the server fails instead, and says so."""
@@ -330,9 +337,16 @@ class Hub:
         if len(frame) <= most:
             return frame
         error = TaskError("output_too_large", f"the result is {len(frame)} bytes, more than {most}").form()
-        return _result_frame(key, End("failed", error=error, usage=end.usage))
+        return _result_frame(key, replace(end, status="failed", output=None, error=error))
 
 
 def _result_frame(key: AttemptKey, end: End) -> bytes:
-    frame = encode("result", key, status=end.status, error=end.error, usage=end.usage)
+    frame = encode(
+        "result",
+        key,
+        status=end.status,
+        error=end.error,
+        usage=end.usage,
+        session_open=end.session_open,
+    )
     return frame if end.output is None else frame[:-1] + b',"output":' + end.output + b"}"

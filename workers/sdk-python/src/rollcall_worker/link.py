@@ -20,6 +20,7 @@ from rollcall_worker.frames import (
     Complaint,
     Credit,
     Drain,
+    EndSession,
     Execute,
     FromServer,
     Goodbye,
@@ -182,6 +183,8 @@ class _Link:
                 self._hub.unreadable(frame)
             case Cancel():
                 self._hub.cancel(frame)
+            case EndSession(session=session):
+                self._hub.end_session(session)
             case ResultAck():
                 self._hub.acknowledged(frame)
             case Credit():

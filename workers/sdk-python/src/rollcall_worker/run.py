@@ -35,6 +35,7 @@ class End:
     """As JSON."""
     error: dict[str, Any] | None = None
     usage: dict[str, int] | None = None
+    session_open: bool | None = None
 
 
 class Attempt:
@@ -71,7 +72,8 @@ class Attempt:
             limit.cancel()
         # Cancelled before its first step, it could not catch that itself.
         ended = (None, TaskCancelled()) if self._work.cancelled() else self._work.result()
-        return replace(self._judge(*ended), usage=self.task.form_usage(time.monotonic() - began))
+        usage = self.task.form_usage(time.monotonic() - began)
+        return replace(self._judge(*ended), usage=usage, session_open=self.task.session_open)
 
     def _interrupt(self) -> None:
         if self._work is None or self._work.done():

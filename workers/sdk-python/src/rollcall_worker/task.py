@@ -106,6 +106,14 @@ class Task:
     """Seconds that it may run from its start. It is stopped then."""
     session: str | None
     """The session that it runs in."""
+    session_new: bool | None
+    """Whether it begins that session (what is left under its name is to be forgotten) or counts on what
+    earlier tasks left there; ``None`` from a server that does not tell."""
+    session_ttl: float | None
+    """Seconds that the session lives on unused afterwards."""
+    session_open: bool | None
+    """To be set to ``False`` when the session's state is not there after the task: the server then sends
+    nothing more that counts on it."""
     idempotency_key: str | None
     """The same for every attempt of a task: lets a worker find its own repeats."""
     traceparent: str | None
@@ -122,6 +130,9 @@ class Task:
         self.input = execute.input
         self.deadline = execute.deadline
         self.session = execute.session
+        self.session_new = execute.session_new
+        self.session_ttl = execute.session_ttl
+        self.session_open = None
         self.idempotency_key = execute.idempotency_key
         self.traceparent = execute.traceparent
         self.stdout = OutputStream(hub, execute.key, "stdout")

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -71,6 +71,8 @@ class About:
     max_message: int
     stop_grace: float
     shutdown_grace: float
+    sessions: Callable[[], Iterable[str]] | None
+    session_ended: Callable[[str], object] | None
     offers: list[Offer] = field(default_factory=list)
 
     def offer(self, asked: str) -> Offer | None:
@@ -88,6 +90,10 @@ class Worker:
     isolated. ``max_message`` bounds one message in bytes, in and out; a result that is larger fails
     with ``output_too_large``. A handler that was told to stop is reminded after each ``stop_grace``
     seconds; running tasks may go on for ``shutdown_grace`` seconds after the worker was told to stop.
+
+    A worker that keeps state under the names of sessions tells with ``sessions``, called at each
+    connection, which ones it has: those go on with a server that was started anew. ``session_ended`` is
+    called with the name of one that nobody will name again. Neither may wait.
     """
 
     def __init__(
@@ -103,6 +109,8 @@ class Worker:
         max_message: int = MAX_MESSAGE,
         stop_grace: float = 5.0,
         shutdown_grace: float = 30.0,
+        sessions: Callable[[], Iterable[str]] | None = None,
+        session_ended: Callable[[str], object] | None = None,
     ) -> None:
         self._about = About(
             kind=kind,
@@ -115,6 +123,8 @@ class Worker:
             max_message=max_message,
             stop_grace=stop_grace,
             shutdown_grace=shutdown_grace,
+            sessions=sessions,
+            session_ended=session_ended,
         )
         self._hub: Hub | None = None
 
