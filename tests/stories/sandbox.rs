@@ -17,6 +17,9 @@ use crate::support::{Server, eventually};
 const CLIENTS: usize = 8;
 const SOAK: Duration = Duration::from_secs(60);
 
+/// What they do, in turns.
+const KINDS: usize = 9;
+
 /// An entry of a worker that the server launches.
 fn launched(name: &str, slots: u32) -> (String, String) {
     let address = free_port().to_string();
@@ -123,19 +126,26 @@ async fn eight_clients_for_a_minute_leave_nothing_behind() {
     let clients = (0..CLIENTS).map(|client| {
         let (server, marker) = (&server, &marker);
         async move {
-            let mut counts = [0_u32; 2];
+            let mut counts = [[0_u32; KINDS]; 2];
             let mut round = client;
             while Instant::now() < until {
-                counts[usize::from(one_of_many(server, round, client, marker).await)] += 1;
+                let as_wanted = one_of_many(server, round, client, marker).await;
+                counts[usize::from(as_wanted)][round % KINDS] += 1;
                 round += 1;
             }
             counts
         }
     });
     let (counts, ()) = tokio::join!(futures_util::future::join_all(clients), kill);
-    let [odd, as_wanted] = counts.iter().fold([0, 0], |sum, one| [sum[0] + one[0], sum[1] + one[1]]);
-    // Around the worker's death some end otherwise than they would.
-    assert!(as_wanted > 40 && odd * 3 < as_wanted, "{as_wanted} ended as they should, {odd} otherwise");
+    let of = |how: usize, kind: usize| counts.iter().map(|one| one[how][kind]).sum::<u32>();
+    let [odd, as_wanted] = [0, 1].map(|how| std::array::from_fn::<u32, KINDS, _>(|kind| of(how, kind)));
+    // Around the worker's death some end otherwise than they would. How many there are in all is the
+    // machine's affair, but none of the kinds may be missing.
+    let most_are = odd.iter().sum::<u32>() * 3 < as_wanted.iter().sum();
+    assert!(
+        most_are && as_wanted.iter().all(|kind| *kind >= 3),
+        "as they should: {as_wanted:?}, not: {odd:?}"
+    );
     for client in 0..CLIENTS {
         server.send(Request::new(Method::DELETE, format!("/v1/sessions/s{client}"))).await;
     }
@@ -162,7 +172,12 @@ async fn eight_clients_for_a_minute_leave_nothing_behind() {
     // Three pipes of results, one of requests and one of errors for each warm one, and what it began with.
     let open = std::fs::read_dir(format!("/proc/{}/fd", second[0])).expect("it runs").count();
     assert!(open < 60, "{open} descriptors");
-    assert_eq!(mounts(), mounts_before);
+    // Stories beside this one may have something mounted for a while.
+    eventually("what was mounted is gone", async || {
+        let now = mounts();
+        if now <= mounts_before { Ok(()) } else { Err(format!("{now} mounts, {mounts_before} before")) }
+    })
+    .await;
     drop(server);
     let left = |what: &str| {
         let all = std::fs::read_dir("/proc").expect("procfs").flatten();
@@ -192,7 +207,7 @@ async fn one_of_many(server: &Server, round: usize, client: usize, marker: &str)
     let python = |code: &str| json!({ "capability": "python.execute", "input": { "code": code } });
     let shell = |script: &str| json!({ "capability": "command.execute", "input": { "shell": script } });
     let session = json!({ "session": format!("s{client}"), "session_ttl": "5s" });
-    let (mut task, wanted) = match round % 9 {
+    let (mut task, wanted) = match round % KINDS {
         0 | 1 => (python("print(1)"), "succeeded"),
         2 => (python("1 / 0"), "failed"),
         3 => (python("import os; os.kill(os.getpid(), 11)"), "failed"),
@@ -213,7 +228,7 @@ async fn one_of_many(server: &Server, round: usize, client: usize, marker: &str)
         }
         _ => {}
     }
-    if round % 9 >= 7 {
+    if round % KINDS >= 7 {
         task["session"] = session["session"].clone();
         task["session_ttl"] = session["session_ttl"].clone();
     }

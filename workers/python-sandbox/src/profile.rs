@@ -52,6 +52,9 @@ const SYSTEM_FILES: [&str; 4] = ["/etc/alternatives", "/etc/fonts", "/etc/ld.so.
 const PASSWD: &[u8] = b"root:x:0:0:root:/:/bin/false\nsandbox:x:1000:1000:sandbox:/workspace:/bin/sh\n";
 const GROUP: &[u8] = b"root:x:0:\nsandbox:x:1000:\n";
 
+/// The sandbox's own loopback has the name that programs call it by.
+const HOSTS: &[u8] = b"127.0.0.1 localhost\n::1 localhost\n";
+
 /// All that the code finds in its environment.
 pub(crate) const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -88,6 +91,7 @@ impl Options {
         }
         options.file(PASSWD, "/etc/passwd")?;
         options.file(GROUP, "/etc/group")?;
+        options.file(HOSTS, "/etc/hosts")?;
         options.add(&["--chdir", WORKSPACE]);
         // Only now: nothing can be made on a read-only root. Folders mounted on it stay as they are.
         options.add(&["--remount-ro", "/dev", "--remount-ro", "/"]);

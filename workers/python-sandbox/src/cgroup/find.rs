@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,6 +18,10 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// Where this process goes so that its own group may have children (version 2 allows no processes
 /// in a group that hands controllers on); its pid follows.
 const LEAF: &str = "rollcall-worker.";
+
+/// How long the start of a worker may wait for what a dead one left to go, and the pause between two looks.
+const SWEEP_TIME: Duration = Duration::from_secs(2);
+const SWEEP_STEP: Duration = Duration::from_millis(5);
 
 /// Why no control groups can be made.
 #[derive(Debug)]
@@ -173,6 +178,7 @@ fn make_own_folder(parent: &Path, number: u64) -> Result<PathBuf, String> {
 /// was just being made: bwrap's inner process waits for ever for an outer one that is gone, and is
 /// killed here. Only groups of workers that are gone are touched.
 fn sweep(parent: &Path) {
+    let give_up = Instant::now() + SWEEP_TIME;
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix(OWN_FOLDER).or(name.strip_prefix(LEAF)));
@@ -180,11 +186,18 @@ fn sweep(parent: &Path) {
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             for group in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
                 kill_members(&group.path());
-                drop(fs::remove_dir(group.path()));
+                // Killed is not gone: that takes the kernel a moment.
+                while is_busy(fs::remove_dir(group.path())) && Instant::now() < give_up {
+                    std::thread::sleep(SWEEP_STEP);
+                }
             }
             drop(fs::remove_dir(entry.path()));
         }
     }
+}
+
+fn is_busy(removed: io::Result<()>) -> bool {
+    removed.is_err_and(|problem| problem.kind() == io::ErrorKind::ResourceBusy)
 }
 
 fn kill_members(group: &Path) {
