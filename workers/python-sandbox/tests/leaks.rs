@@ -141,6 +141,29 @@ async fn a_sandbox_whose_bwrap_is_killed_while_it_is_made_is_told_at_once_and_le
 }
 
 #[tokio::test]
+async fn each_sandbox_counts_as_a_process_when_the_machine_is_shared_out() {
+    let _alone = ALONE.lock().await;
+    let sandbox = sandbox_as(Config { warm: 2, ..Config::default() }).await;
+    let shares_are = |wanted: u64| {
+        let groups = own_groups();
+        let read = |name| groups.iter().find_map(|group| std::fs::read_to_string(group.join(name)).ok());
+        // Version 2 counts in hundreds, and version 1 in 1,024ths.
+        let weight =
+            read("cpu.weight").map(|text| (text, 100)).or(read("cpu.shares").map(|text| (text, 1024)));
+        let (text, each) = weight.expect("the worker's own group");
+        text.trim().parse() == Ok(wanted * each)
+    };
+    eventually("two wait", || shares_are(2)).await;
+    let (request, cancel) = (asking(Program::Python { code: "x = 1".into() }), CancellationToken::new());
+    let begun = sandbox.call("s", Opening::New, Duration::from_secs(60), request, quiet(), &cancel).await;
+    begun.expect("there is room");
+    eventually("two wait beside a session", || shares_are(3)).await;
+    assert!(sandbox.end_session("s"));
+    eventually("two wait again", || shares_are(2)).await;
+    sandbox.close().await;
+}
+
+#[tokio::test]
 async fn sessions_that_come_and_go_leave_nothing_either() {
     let _alone = ALONE.lock().await;
     let sandbox = sandbox_as(Config { warm: 1, ..Config::default() }).await;
