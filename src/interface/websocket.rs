@@ -2,6 +2,7 @@
 //! handshake the two are the same.
 
 mod accept;
+mod address;
 mod dial;
 mod link;
 mod socket;
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::{Abilities, BoxFuture, Ended, LinkIo, Target, WorkerInterface};
 use crate::trust::Pass;
+use address::Addresses;
 use socket::Counted;
 
 /// Opening handshakes that are under way at once. Each takes 8 KiB for a moment, and a server with
@@ -29,11 +31,12 @@ const HANDSHAKES: usize = 128;
 #[derive(Debug)]
 pub struct WebSocketInterface {
     handshakes: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
 }
 
 impl Default for WebSocketInterface {
     fn default() -> Self {
-        Self { handshakes: Arc::new(Semaphore::new(HANDSHAKES)) }
+        Self { handshakes: Arc::new(Semaphore::new(HANDSHAKES)), addresses: Arc::default() }
     }
 }
 
@@ -43,7 +46,7 @@ impl WorkerInterface for WebSocketInterface {
     }
 
     fn run(&self, target: Target, io: LinkIo) -> BoxFuture<Ended> {
-        Box::pin(dial::run(target, io, Arc::clone(&self.handshakes)))
+        Box::pin(dial::run(target, io, Arc::clone(&self.handshakes), Arc::clone(&self.addresses)))
     }
 }
 

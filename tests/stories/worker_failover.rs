@@ -5,6 +5,7 @@ mod crash;
 mod cut;
 mod dialling_in;
 mod lies;
+mod names;
 mod sick;
 mod silence;
 

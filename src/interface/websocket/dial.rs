@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, handshake::client::Request};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::address::{Addresses, Nowhere};
 use super::link::{self, Peer};
 use super::socket::{self, Counted, Opening};
 use crate::fleet::{ConnectOutcome, Why};
@@ -29,10 +30,15 @@ type Failed = (ConnectOutcome, String);
 const SHOWN_BODY: usize = 200;
 
 /// See [`WorkerInterface::run`](crate::interface::WorkerInterface::run).
-pub(super) async fn run(target: Target, io: LinkIo, handshakes: Arc<Semaphore>) -> Ended {
+pub(super) async fn run(
+    target: Target,
+    io: LinkIo,
+    handshakes: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
+) -> Ended {
     // Dialling needs much more room than the connection that comes of it: each has its own box, and
     // the first is free before the second is filled.
-    match Box::pin(dialled(target, io, handshakes)).await {
+    match Box::pin(dialled(target, io, handshakes, addresses)).await {
         Ok(connection) => connection.await,
         Err(ended) => ended,
     }
@@ -43,10 +49,11 @@ async fn dialled(
     target: Target,
     mut io: LinkIo,
     handshakes: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
 ) -> Result<BoxFuture<Ended>, Ended> {
     let (patience, limits) = (io.limits.connect_timeout, io.limits);
     let opened = tokio::select! {
-        opened = tokio::time::timeout(patience, open(&target, &limits, &handshakes)) => opened,
+        opened = tokio::time::timeout(patience, open(&target, &limits, &handshakes, &addresses)) => opened,
         why = closed(&mut io) => return Err(Ended::Down(why)),
     };
     match opened {
@@ -76,21 +83,22 @@ enum Opened {
     Secure(WebSocketStream<Counted<TlsSocket>>),
 }
 
-async fn open(target: &Target, limits: &LinkLimits, handshakes: &Semaphore) -> Result<Opened, Failed> {
+async fn open(
+    target: &Target,
+    limits: &LinkLimits,
+    handshakes: &Semaphore,
+    addresses: &Addresses,
+) -> Result<Opened, Failed> {
     let request = request(target)?;
     let secure = request.uri().scheme_str() == Some("wss");
     let host = request.uri().host().unwrap_or_default();
     // Literal IPv6 addresses stand in brackets in a URL, and without them everywhere else.
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = request.uri().port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let found = tokio::net::lookup_host((host.as_str(), port)).await;
-    let addresses: Vec<_> = found.map_err(|problem| (ConnectOutcome::Dns, problem.to_string()))?.collect();
-    if addresses.is_empty() {
-        return Err((ConnectOutcome::Dns, format!("{host} has no address")));
-    }
-    let stream = TcpStream::connect(&addresses[..])
-        .await
-        .map_err(|problem| (connecting(&problem), problem.to_string()))?;
+    let stream = addresses.connect(&host, port).await.map_err(|nowhere| match nowhere {
+        Nowhere::Unresolved(problem) => (ConnectOutcome::Dns, problem),
+        Nowhere::Unreachable(problem) => (connecting(&problem), problem.to_string()),
+    })?;
     socket::tune(&stream).map_err(|problem| (ConnectOutcome::Handshake, problem.to_string()))?;
     if secure {
         let stream = target.tls.connect(stream, &host, &target.files).await;
