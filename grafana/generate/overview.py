@@ -6,11 +6,11 @@ from panels import *
 UID, TITLE, VARIABLES = 'overview', 'Rollcall overview', ['pool', 'capability']
 DESCRIPTION = 'Is it fine, and where do I look? From here every name leads to the board that knows more.'
 
-BAD_TASKS = 'sum by (instance) (increase(rollcall_tasks_completed_total{@, fault=~"worker|rollcall"}[range]))'
-ALL_TASKS = 'sum by (instance) (increase(rollcall_tasks_completed_total{@, outcome!="cancelled"}[range]))'
+BAD_TASKS = 'sum by (instance) (increase(rollcall_tasks_completed_total{@, fault=~"worker|rollcall", capability!="_probe"}[range]))'
+ALL_TASKS = 'sum by (instance) (increase(rollcall_tasks_completed_total{@, outcome!="cancelled", capability!="_probe"}[range]))'
 SLOW = (
-    r'1 - sum by (instance) (increase(rollcall_task_queue_wait_seconds_bucket{@, le=~"30(\\.0)?"}[range]))'
-    ' / sum by (instance) (increase(rollcall_task_queue_wait_seconds_count{@}[range]))'
+    r'1 - sum by (instance) (increase(rollcall_task_queue_wait_seconds_bucket{@, le=~"30(\\.0)?", capability!="_probe"}[range]))'
+    ' / sum by (instance) (increase(rollcall_task_queue_wait_seconds_count{@, capability!="_probe"}[range]))'
 )
 API = (
     'sum by (instance) (increase(rollcall_http_requests_total{@, code=~"5.."}[range]))'

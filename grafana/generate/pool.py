@@ -70,6 +70,15 @@ ROWS = [
               ('sum by (instance, outcome) (increase(rollcall_worker_ejections_total{@p}[~]))', '{{outcome}} {{instance}}'), w=12),
     ),
     row(
+        'Probes',
+        graph('Probes by outcome', 'short', 'Tasks that the server sends to itself, by the whole way that tasks go: one for each pool and minute, '
+              'where its kind of worker has a canary. Normal: succeeded. With slots free and none back for five minutes it pages: the log names the task and why.',
+              ('topk(8, sum by (instance, pool, outcome) (increase(rollcall_task_attempts_total{@p, capability="_probe"}[~])))', '{{pool}} {{outcome}} {{instance}}'), w=12),
+        graph('Probe latency', 's', 'From accepted to recorded, of all pools together. Normal: milliseconds, and what the canary takes. It rises with '
+              'the queue, the disk and the network: Internals and the heartbeats tell which.',
+              *quantiles('rollcall_task_latency_seconds', '@, capability="_probe"'), w=12),
+    ),
+    row(
         'Work',
         graph('Attempts by outcome', 'ops', 'What its workers made of their tasks. Normal: succeeded. worker_lost and rejected are the '
               'workers\' own; failed may be the callers\'.',

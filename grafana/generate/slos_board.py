@@ -8,12 +8,12 @@ DESCRIPTION = 'Three promises over 30 days: tasks end well, start soon, and the 
 
 WHAT = [
     ('Tasks', 'tasks that no worker and no server fails', 'capability', 'see Tasks and queue for the ending',
-     'sum by (instance{by}) (increase(rollcall_tasks_completed_total{@, fault=~"worker|rollcall"}[range]))',
-     'sum by (instance{by}) (increase(rollcall_tasks_completed_total{@, outcome!="cancelled"}[range]))'),
+     'sum by (instance{by}) (increase(rollcall_tasks_completed_total{@, fault=~"worker|rollcall", capability!="_probe"}[range]))',
+     'sum by (instance{by}) (increase(rollcall_tasks_completed_total{@, outcome!="cancelled", capability!="_probe"}[range]))'),
     ('Starts', 'tasks that a worker has within 30 s', 'capability', 'add slots for the capability that waits',
-     'sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_count{@}[range]))'
-     r' - sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_bucket{@, le=~"30(\\.0)?"}[range]))',
-     'sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_count{@}[range]))'),
+     'sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_count{@, capability!="_probe"}[range]))'
+     r' - sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_bucket{@, le=~"30(\\.0)?", capability!="_probe"}[range]))',
+     'sum by (instance{by}) (increase(rollcall_task_queue_wait_seconds_count{@, capability!="_probe"}[range]))'),
     ('API', 'requests not answered with 5xx', 'route', 'see API and access for the code',
      'sum by (instance{by}) (increase(rollcall_http_requests_total{@, code=~"5.."}[range]))',
      'sum by (instance{by}) (increase(rollcall_http_requests_total{@}[range]))'),

@@ -41,6 +41,12 @@ ALERTS = [
         wait='5m',
     ),
     Alert(
+        'RollcallProbeFailing', 'critical', 'pool',
+        summary='No probe has come back from pool {{ $labels.pool }} for 5 minutes, although it has free slots.',
+        expr='sum by (job, pool) (increase(rollcall_task_attempts_total{capability="_probe",outcome="succeeded"}[5m])) == 0 and on (job, pool) sum by (job, pool) (min_over_time(rollcall_worker_slots{state="free"}[5m])) > 0',
+        wait='2m',
+    ),
+    Alert(
         'RollcallStoreNotWritable', 'critical', 'internals',
         summary='The queue store refuses writes; submissions get 503.',
         expr='max_over_time(rollcall_store_writable[1m]) == 0',

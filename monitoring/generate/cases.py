@@ -56,6 +56,10 @@ def ended(outcome, fault, values):
     return one('rollcall_tasks_completed_total', values, f'capability="web",outcome="{outcome}",fault="{fault}"')
 
 
+def probes(values):
+    return one('rollcall_task_attempts_total', values, 'capability="_probe",pool="p",outcome="succeeded"')
+
+
 def waits(edge, quick, all_of_them):
     name = 'rollcall_task_queue_wait_seconds'
     return {
@@ -112,6 +116,13 @@ CASES = {
         Case('callers whose own code fails burn no budget', {
             **ended('succeeded', 'none', '0+50x120'), **ended('failed', 'caller', '0+50x120'),
         }, '30m'),
+    ],
+    'RollcallProbeFailing': [
+        Case('none comes back although slots are free', {**probes('0+2x10 20x50'), **slots('0x60', '4x60')}, '20m', (page(POOL),),
+             'No probe has come back from pool p for 5 minutes, although it has free slots.'),
+        Case('two a minute come back', {**probes('0+1x60'), **slots('0x60', '4x60')}, '20m'),
+        Case('all slots are taken, so that they have to wait', {**probes('7x60'), **slots('4x60', '0x60')}, '20m'),
+        Case('a pool that has nothing to be asked', slots('0x60', '4x60'), '20m'),
     ],
     'RollcallQueueWaitBudgetBurn': [
         Case('half of the tasks wait over 30 s', waits('30', '0+50x120', '0+100x120'), '30m', BOTH),

@@ -23,20 +23,21 @@ class Slo:
     summary: str
 
 
+# What the server asks itself keeps no promise to anybody: probes count in none of these.
 SLOS = [
     Slo(
         'RollcallTaskErrorBudgetBurn', 'job:rollcall_task_platform_errors:ratio_rate',
-        ratio='sum by (job) (rate(rollcall_tasks_completed_total{fault=~"worker|rollcall"}[$W]))'
-        ' / sum by (job) (rate(rollcall_tasks_completed_total{outcome!="cancelled"}[$W]))',
-        budget='0.005', events='rollcall_tasks_completed_total', fewest=50,
+        ratio='sum by (job) (rate(rollcall_tasks_completed_total{fault=~"worker|rollcall",capability!="_probe"}[$W]))'
+        ' / sum by (job) (rate(rollcall_tasks_completed_total{outcome!="cancelled",capability!="_probe"}[$W]))',
+        budget='0.005', events='rollcall_tasks_completed_total{capability!="_probe"}', fewest=50,
         summary='Tasks are lost, expired or timed out faster than the 99.5% SLO allows.',
     ),
     Slo(
         'RollcallQueueWaitBudgetBurn', 'job:rollcall_task_slow_starts:ratio_rate',
         # Prometheus 3 stores le="30.0", 2 stores le="30".
-        ratio=r'1 - sum by (job) (rate(rollcall_task_queue_wait_seconds_bucket{le=~"30(\\.0)?"}[$W]))'
-        ' / sum by (job) (rate(rollcall_task_queue_wait_seconds_count[$W]))',
-        budget='0.01', events='rollcall_task_queue_wait_seconds_count', fewest=50,
+        ratio=r'1 - sum by (job) (rate(rollcall_task_queue_wait_seconds_bucket{le=~"30(\\.0)?",capability!="_probe"}[$W]))'
+        ' / sum by (job) (rate(rollcall_task_queue_wait_seconds_count{capability!="_probe"}[$W]))',
+        budget='0.01', events='rollcall_task_queue_wait_seconds_count{capability!="_probe"}', fewest=50,
         summary='More than 1% of tasks wait over 30s before a worker starts them.',
     ),
     Slo(

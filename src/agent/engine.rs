@@ -15,7 +15,7 @@ use crate::config::{Config, Loaded, Source, StoreKind, Watcher};
 use crate::interface::LinkLimits;
 use crate::interface::factory::WorkerInterfaceFactory;
 use crate::manager::desired::Desired;
-use crate::manager::{self, CallError, Manager, Parts};
+use crate::manager::{self, CallError, Manager, Parts, Prober};
 use crate::store::sqlite::{self, OpenError, SqliteOptions};
 use crate::store::{MemoryStore, Opened, Retention};
 use crate::supervise::Options;
@@ -109,6 +109,11 @@ impl Engine {
         self.tasks.spawn(async {
             keeper.run(watcher, stopping, metrics).await;
             "the watcher of the topology"
+        });
+        let prober = Prober::new(self.manager.clone(), desired.configs());
+        self.tasks.spawn(async {
+            prober.run().await;
+            "the sender of probes"
         });
         self.desired = Some(desired.clone());
         Ok(desired)

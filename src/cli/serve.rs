@@ -17,11 +17,14 @@ use super::check::{counted, print_problems};
 use super::failure::{Failure, Outcome};
 use crate::agent::engine::{Engine, EngineError};
 use crate::api::{self, AppState, Listeners, WorkersListener};
-use crate::config::{Env, LoadErrorKind, ServerConfig, Source, StoreKind, Trigger};
+use crate::config::{Apart, Env, LoadError, LoadErrorKind, Loaded, ServerConfig, Source, StoreKind, Trigger};
 use crate::manager::desired::Desired;
 use crate::supervise::Options;
 use crate::telemetry::logs::{self, LevelSwitch};
 use crate::telemetry::{Metrics, count_panics};
+
+/// How long the topology may take to be read before a word is said about it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Starts the server and its workers.
 #[derive(Debug, clap::Args)]
@@ -39,7 +42,8 @@ impl Serve {
         // Signals first: one that comes while the server starts must end it in order.
         let mut signals = Signals::listen().map_err(Failure::new)?;
         let source = Source::new(&self.config, Env::of_process());
-        let loaded = match source.load() {
+        let Some(loaded) = read(&source, &mut signals).await? else { return Ok(()) };
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(failed) => {
                 print_problems("error", &failed.problems)?;
@@ -108,6 +112,31 @@ impl Serve {
             }
         }
         outcome
+    }
+}
+
+/// Reads the topology, and says so when that takes long: a file may be a pipe that is only written to
+/// once somebody waits for it. Nothing when a signal says stop meanwhile.
+async fn read(source: &Source, signals: &mut Signals) -> Result<Option<Result<Loaded, LoadError>>, Failure> {
+    let apart = Apart::default();
+    let its = source.clone();
+    let loading = apart.run(Duration::MAX, move || its.load());
+    tokio::pin!(loading);
+    let patience = tokio::time::sleep(PATIENCE);
+    tokio::pin!(patience);
+    let mut told = false;
+    loop {
+        tokio::select! {
+            () = signals.stop() => return Ok(None),
+            loaded = &mut loading => return loaded.map(Some).map_err(|why| Failure::new(source.unreadable(&why).headline())),
+            () = &mut patience, if !told => {
+                told = true;
+                eprintln!(
+                    "waiting for {}: nothing came in {PATIENCE:?}; is it a pipe that nobody writes to, or on a mount that does not answer?",
+                    source.path().display()
+                );
+            }
+        }
     }
 }
 

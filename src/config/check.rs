@@ -76,6 +76,7 @@ impl<'e> Making<'e> {
                 log: document.telemetry.log.value,
                 level: document.telemetry.level,
                 otlp: document.telemetry.otlp.map(|collector| collector.value.0),
+                probe: document.telemetry.probe.0,
             },
             retention: RetentionConfig {
                 finished_tasks: document.retention.finished_tasks.0,

@@ -17,6 +17,7 @@ use self::reader::{Reader, Value as _};
 use crate::fleet::{Origin, PoolName, Topology, WorkerName, WorkerSpec};
 use crate::trust::{Credential, Credentials, ServerFiles};
 
+mod apart;
 mod check;
 mod model;
 mod node;
@@ -37,6 +38,7 @@ mod yaml;
 mod tests;
 
 pub(crate) use crate::trust::pool_of;
+pub use apart::{Apart, NoAnswer};
 pub use plan::{Altered, Changes, Leaving, Plan, Reach, Renamed, describe, plan};
 pub use problem::{Problem, listed};
 pub use values::{duration, spelled};
@@ -165,6 +167,8 @@ pub struct TelemetryConfig {
     pub level: LogLevel,
     /// The base URL of the collector that gets spans by OTLP.
     pub otlp: Option<Arc<str>>,
+    /// How often a probe goes the whole way of a task, for each pool; zero: never.
+    pub probe: Duration,
 }
 
 /// How log lines look.
@@ -340,14 +344,14 @@ impl Source {
         let name = self.path.display().to_string();
         let (text, fingerprint) = self.read();
         let failed = |kind, problems| LoadError { kind, problems, fingerprint: fingerprint.clone() };
-        let text = text.map_err(|error| {
-            failed(
-                LoadErrorKind::Unreadable,
-                vec![Problem::of(name.as_str(), "", format!("cannot be read: {error}"))],
-            )
-        })?;
+        let text = text.map_err(|error| failed(LoadErrorKind::Unreadable, vec![self.unreadable(&error)]))?;
         let config = self.parse(&name, &text).map_err(|problems| failed(LoadErrorKind::Invalid, problems))?;
         Ok(Loaded { config, fingerprint })
+    }
+
+    /// That the file cannot be read, and why.
+    pub fn unreadable(&self, why: &dyn fmt::Display) -> Problem {
+        Problem::of(self.path.display().to_string(), "", format!("cannot be read: {why}"))
     }
 
     /// The fingerprint that [`Source::load`] would give now. Blocks, but far shorter.

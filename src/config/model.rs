@@ -90,6 +90,8 @@ section! {
         level: LogLevel = LogLevel::Info;
         /// The OpenTelemetry collector that gets a span for each part of a task's life, by OTLP over HTTP; `/v1/traces` is put behind it. Omitted: none. Changing it takes a restart.
         otlp: Option<Located<Collector>> = None;
+        /// How often a probe goes the whole way of a task, for each pool whose workers have a canary; `0s`: never. The alert wants one every two minutes.
+        probe: Span<0, { 120 * SECOND }> = Span::seconds(60);
     }
     later []
 }

@@ -86,7 +86,7 @@ impl Fleet {
         };
         self.set_phase(ix, Phase::Assigned(live));
         self.effect(Effect::Gate(id, epoch, Door::Open(conn)));
-        let capability = spec.capability.clone();
+        let capability = self.tasks[ix].counted_as();
         let session = self.session_at(ix, worker, false);
         let assignment =
             Assignment { task: id, epoch, number, spec, limit: limit.span, session, canary: false };
@@ -277,7 +277,9 @@ impl Fleet {
         match status {
             AttemptOutcome::Succeeded => {
                 self.tasks[ix].error = None;
-                self.worker_succeeded(worker);
+                if !self.tasks[ix].is_probe() {
+                    self.worker_succeeded(worker);
+                }
                 self.finish(ix, TaskState::Succeeded, Fault::None, false, Some(epoch))
             }
             AttemptOutcome::Failed => {
@@ -357,7 +359,7 @@ impl Fleet {
         attempt.error = code.map(Into::into);
         attempt.finished_at = Some(now.wall);
         let (id, epoch, worker) = (task.id, attempt.epoch, attempt.worker.clone());
-        let capability = task.spec.capability.clone();
+        let capability = task.counted_as();
         let mut execution = None;
         let mut pool = None;
         if let Some(mut live) = live {

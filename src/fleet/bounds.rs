@@ -20,9 +20,11 @@ pub const ATTEMPTS: RangeInclusive<u32> = 1..=100;
 /// The longest that a task may ask to wait or to run.
 pub const MAX_SPAN: Duration = Duration::from_secs(30 * 86_400);
 
-/// Names that workers can register, but no patterns.
+/// Names that workers can register, but no patterns; not the one that probes are counted under.
 pub fn is_capability(name: &str) -> bool {
-    is_name(name) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    is_name(name)
+        && name != super::PROBE
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 /// Names that stand in a path as they are.

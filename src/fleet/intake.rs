@@ -8,6 +8,7 @@ use super::finished::Ended;
 use super::ids::*;
 use super::lifecycle::{DeadlineAt, Phase, Task};
 use super::planted::{Planted, planted};
+use super::probe::name_of;
 use super::slab::{DemandIx, TaskIx};
 use super::task::*;
 use super::words::*;
@@ -22,7 +23,7 @@ pub const MAX_KEYS: usize = 200_000;
 impl Fleet {
     pub(super) fn submit(&mut self, submission: Submission) {
         let (source, request) = (submission.source, submission.request);
-        let capability = submission.spec.capability.clone();
+        let capability = name_of(&submission.tenant, &submission.spec);
         let outcome = match self.admit(submission) {
             // What becomes of a key shows when the record is written, and is noted then.
             Ok("entered") => return,
@@ -100,7 +101,7 @@ impl Fleet {
     fn accept(&mut self, submission: Submission, demand: DemandIx) {
         let Submission { id, tenant, request, keep, source, spec, retry_of } = submission;
         self.balancer.demands[demand].tasks += 1;
-        let counted = self.tally.place(&spec.capability);
+        let counted = self.tally.place(&name_of(&tenant, &spec));
         let deadline_at = spec.deadline.map(|deadline| match deadline {
             Deadline::After(span) => DeadlineAt::Mono(self.now.mono + span),
             Deadline::At(wall) => DeadlineAt::Wall(wall),

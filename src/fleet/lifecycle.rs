@@ -271,6 +271,7 @@ impl Fleet {
         let now = self.now.mono;
         if let Some(retry) = self.tasks[ix].retry {
             let capability = self.tasks[ix].spec.capability.clone();
+            let counted = self.tasks[ix].counted_as();
             let free = !retry.costs || planted(Planted::RetryBudgetIgnored);
             if !free && !self.budgets.spend(&capability, now) {
                 let (place, due) = self.budgets.starve(&capability, ix, now);
@@ -278,13 +279,13 @@ impl Fleet {
                 let waiting = Waiting { delayed: true, starved, ..Waiting::since(now) };
                 self.set_phase(ix, Phase::Waiting(waiting));
                 self.publish(ix, TaskState::Queued, Some("retry_budget"));
-                self.note(Note::RetryHeld { capability });
+                self.note(Note::RetryHeld { capability: counted });
                 self.plan_feeding(due);
                 return;
             }
             self.tasks[ix].retry = None;
             let Retry { outcome, costs: paid } = retry;
-            self.note(Note::Retried { capability, outcome, paid });
+            self.note(Note::Retried { capability: counted, outcome, paid });
         }
         self.become_eligible(ix);
     }
@@ -294,7 +295,7 @@ impl Fleet {
         self.budgets_due = None;
         for ix in self.budgets.feed(self.now.mono) {
             if let Some(Retry { outcome, costs: paid }) = self.tasks[ix].retry.take() {
-                let capability = self.tasks[ix].spec.capability.clone();
+                let capability = self.tasks[ix].counted_as();
                 self.note(Note::Retried { capability, outcome, paid });
             }
             self.become_eligible(ix);
@@ -445,7 +446,7 @@ impl Fleet {
             ..self.describe(&task, state, task.version + 1)
         };
         record.finished_at = Some(self.now.wall);
-        record.dead_letter = dead_letter;
+        record.dead_letter = dead_letter && !task.is_probe();
         let record = Arc::new(record);
         self.tally.completed(task.counted, state, fault);
         let latency = self.now.mono.since(task.accepted);

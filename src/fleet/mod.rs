@@ -33,6 +33,7 @@ mod notes;
 mod placement;
 mod planted;
 mod preference;
+mod probe;
 mod queue;
 mod reconcile;
 mod recovery;
@@ -72,6 +73,7 @@ pub use intake::{KEY_LIFE, MAX_KEYS};
 pub use notes::*;
 #[cfg(all(feature = "planted-bugs", debug_assertions))]
 pub use planted::{Planted, plant};
+pub use probe::PROBE;
 pub use task::*;
 pub use time::*;
 pub use topology::*;

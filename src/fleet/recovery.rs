@@ -79,7 +79,7 @@ impl Fleet {
         let Ok(demand) = self.demand(&record.spec.capability, &record.spec.labels) else { return };
         self.balancer.demands[demand].tasks += 1;
         self.bytes += record.spec.input_bytes();
-        let counted = self.tally.place(&record.spec.capability);
+        let counted = self.tally.place(&record.counted_as());
         self.tally.accepted(counted, record.source);
         let now = self.now;
         let left = |span: Duration| span.saturating_sub(now.wall.since(record.submitted_at));

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::balancer::{Demand, Labels, Process, matches};
+use super::balancer::{Demand, Labels, Process};
 use super::canary::Canaries;
 use super::ejection::{Census, Counted};
 use super::health::{Health, Standing};
 use super::ids::*;
 use super::planted::{Planted, planted};
+use super::probe::{POOL_LABEL, pool_label};
 use super::slab::{DemandIx, Slab, TaskIx, WorkerIx};
 use super::time::{Mono, Wall};
 use super::timers::TimerKey;
@@ -294,8 +295,17 @@ impl Worker {
             *worker == own && self.registered.as_ref().is_some_and(|known| known.instance == *instance)
         };
         self.offer(&demand.capability).is_some()
-            && matches(&self.labels, &demand.labels)
+            && self.has_labels(&demand.labels)
             && demand.only.as_ref().map_or(self.retiring.is_none(), its)
+    }
+
+    /// Whether it has all of these labels; its pool stands among them under a name of its own.
+    fn has_labels(&self, wanted: &Labels) -> bool {
+        let has = |(name, value): (&Arc<str>, &Arc<str>)| match &**name {
+            POOL_LABEL => pool_label(self.spec.pool.as_ref()) == &**value,
+            name => self.labels.get(name) == Some(value),
+        };
+        wanted.iter().all(has)
     }
 
     /// Whether the topology says that it could ever offer a capability.

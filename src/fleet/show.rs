@@ -7,6 +7,7 @@ use super::Fleet;
 use super::health::{HeldBack, Standing};
 use super::ids::*;
 use super::lifecycle::Phase;
+use super::probe::{POOL_LABEL, PROBE};
 use super::registry::{Link, Worker};
 use super::slab::{TaskIx, WorkerIx};
 use super::task::*;
@@ -133,7 +134,8 @@ impl Fleet {
         let mut capabilities = self.tally.by_name();
         for demand in &self.balancer.waiting {
             let entry = &self.balancer.demands[*demand];
-            let stats = match capabilities.get_mut(&entry.capability) {
+            let probes = entry.labels.contains_key(POOL_LABEL).then(|| Capability::from(PROBE));
+            let stats = match capabilities.get_mut(probes.as_ref().unwrap_or(&entry.capability)) {
                 Some(stats) => stats,
                 None => capabilities.entry(OTHER.into()).or_default(),
             };

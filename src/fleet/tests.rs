@@ -10,6 +10,7 @@ use super::*;
 mod health;
 mod inputs;
 mod placement;
+mod probe;
 mod reconnect;
 mod retries;
 mod waits;

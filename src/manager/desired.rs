@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +22,7 @@ pub use status::{APPLY_BUCKETS, ApplyTimes, Outcome, ReloadStatus, Told};
 
 use super::handle::{Applied, CallError, Manager, Snapshot};
 use crate::config::{
-    self, Changes, Config, LoadError, LoadErrorKind, Loaded, Plan, Problem, Source, Trigger,
+    self, Apart, Changes, Config, LoadError, LoadErrorKind, Loaded, Plan, Problem, Source, Trigger,
 };
 use crate::fleet::{Diff, Generation, Topology, WorkerName, WorkerSpec};
 use crate::interface::BoxFuture;
@@ -31,6 +31,9 @@ use crate::trust::{Credential, Credentials};
 
 /// Requests that wait for the keeper; more make their callers wait.
 const WAITING_REQUESTS: usize = 64;
+
+/// How long the file system may take to tell of the file: a scrape waits for it.
+const LOOKING: Duration = Duration::from_secs(1);
 
 /// What a generation is handed to: the manager, or a stand-in in tests.
 pub trait Reconciler: Send + Sync + 'static {
@@ -266,6 +269,8 @@ struct Shared {
     wanted: ArcSwap<Wanted>,
     config: watch::Sender<Arc<Config>>,
     status: ArcSwap<ReloadStatus>,
+    /// Where the file system is asked about the file.
+    looks: Apart,
 }
 
 impl Shared {
@@ -317,6 +322,7 @@ impl Desired {
             source,
             fleet: Box::new(fleet),
             status: ArcSwap::from_pointee(ReloadStatus::new(config.hash.clone())),
+            looks: Apart::default(),
             config: watch::Sender::new(config.clone()),
             wanted: ArcSwap::from_pointee(Wanted { config, added: BTreeMap::new(), shown: BTreeMap::new() }),
         });
@@ -436,8 +442,10 @@ impl Desired {
         self.shared.status.load_full()
     }
 
-    /// When the file was last written, as the file system says now. Blocks for a moment.
-    pub fn file_modified(&self) -> Option<SystemTime> {
-        std::fs::metadata(self.path()).and_then(|file| file.modified()).ok()
+    /// When the file was last written, as the file system says now; `None` also where it does not say.
+    pub async fn file_modified(&self) -> Option<SystemTime> {
+        let path = self.path().to_owned();
+        let look = move || std::fs::metadata(path).and_then(|file| file.modified());
+        self.shared.looks.run(LOOKING, look).await.ok()?.ok()
     }
 }

@@ -11,6 +11,7 @@ mod listing;
 mod narrate;
 mod patience;
 pub mod pools;
+mod prober;
 mod recorder;
 mod recovering;
 mod ring;
@@ -22,5 +23,6 @@ mod views;
 
 pub use clock::{Clock, wall_of};
 pub use handle::{Applied, Ask, CallError, Lifecycle, Manager, Snapshot, Submitted};
+pub use prober::Prober;
 pub use ring::{EventRing, RingEvent, RingRead};
 pub use run::{FleetLoop, Parts, start};

@@ -111,10 +111,11 @@ impl Shelf {
                 + record.spec.input.as_str().len()
                 + record.output.as_ref().map_or(0, |output| output.as_str().len());
             let now = record.finished_at.unwrap_or_default();
-            let ring = self.ring(record.keep);
+            let keep = kept_as(record);
+            let ring = self.ring(keep);
             ring.order.push_back((record.id, bytes as u64, now));
             ring.bytes += bytes as u64;
-            self.forget(record.keep, now);
+            self.forget(keep, now);
         }
         None
     }
@@ -170,12 +171,17 @@ impl Shelf {
 
     fn keep_log(&mut self, log: &TaskLog) {
         let Some(task) = self.tasks.get(&log.task).filter(|task| task.state.is_final()) else { return };
-        let keep = task.keep;
+        let keep = kept_as(task);
         if !self.logs.contains_key(&log.task) {
             self.ring(keep).bytes += log.log.len() as u64;
             self.logs.insert(log.task, log.log.clone());
         }
     }
+}
+
+/// As which kind a finished task is kept: the server's own probes must not crowd callers' tasks out.
+fn kept_as(record: &TaskRecord) -> Keep {
+    if record.is_probe() { Keep::Passing } else { record.keep }
 }
 
 /// One dead letter less of that record's capability.

@@ -12,7 +12,7 @@ use prometheus::{HistogramVec, IntCounterVec, Registry};
 use super::build::{ByWord, counters, detached_counters, histograms};
 use super::catalogue::{self, Family};
 use super::names::{CapabilitySeries, MAX_NAMES, Names, OTHER, PoolSeries, STATIC, Scope};
-use crate::fleet::{Capability, ConnectOutcome, PoolName, Source, Topology};
+use crate::fleet::{AttemptOutcome, Capability, ConnectOutcome, PROBE, PoolName, Source, Topology};
 
 /// The families with a capability or a pool among their labels, and who has series in them.
 pub(super) struct Labels {
@@ -101,7 +101,9 @@ impl Labels {
                 .filter_map(|(name, spec)| Some((name.clone(), names.pool(spec.pool.as_ref())?.clone())))
                 .collect(),
         );
-        let kept: BTreeSet<&Capability> = old.capabilities.keys().chain(scope.exact()).collect();
+        let probe = Capability::from(PROBE);
+        let kept: BTreeSet<&Capability> =
+            old.capabilities.keys().chain(scope.exact()).chain([&probe]).collect();
         for capability in kept {
             if names.capabilities.len() < MAX_NAMES || old.capabilities.contains_key(capability) {
                 let series = self.capability_series(capability, &scope);
@@ -179,6 +181,19 @@ impl Labels {
         self.attempts.with_label_values(&[label, &pool.name, outcome]).inc();
     }
 
+    /// Probes are sent to that pool, or none are any more: only where they are, silence tells something.
+    pub(super) fn probed(&self, pool: Option<&PoolName>, is_probed: bool) {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.names.load();
+        let Some(pool) = names.pool(pool) else { return };
+        if is_probed {
+            let outcome = AttemptOutcome::Succeeded.as_str();
+            self.attempts.with_label_values(&[PROBE, &*pool.name, outcome]);
+        } else {
+            remove_words(&self.attempts, &catalogue::TASK_ATTEMPTS, &[PROBE, &*pool.name]);
+        }
+    }
+
     /// Counts a try to connect, and how long it took where the server dialled. Rare, so no handle is
     /// kept for it.
     pub(super) fn connected(&self, pool: &PoolSeries, outcome: ConnectOutcome, took: Option<Duration>) {
@@ -196,7 +211,7 @@ impl Labels {
     /// topology nor alive; then tells the names.
     pub(super) fn settle(&self, is_live: impl Fn(&Capability) -> bool) -> Arc<Names> {
         let names = self.names.load_full();
-        let stays = |name: &Capability| name.as_str() == OTHER || names.covers(name) || is_live(name);
+        let stays = |name: &Capability| is_reserved(name) || names.covers(name) || is_live(name);
         if names.capabilities.keys().all(stays) {
             return names;
         }
@@ -205,7 +220,7 @@ impl Labels {
         let pools: Vec<_> = names.pools.keys().cloned().collect();
         let scope = names.scope.clone();
         names.capabilities.retain(|name, _| {
-            let stays = name.as_str() == OTHER || scope.covers(name) || is_live(name);
+            let stays = is_reserved(name) || scope.covers(name) || is_live(name);
             if !stays {
                 self.remove_capability(name, &pools);
             }
@@ -249,6 +264,8 @@ impl Labels {
             attempts: scope
                 .pools_for(capability)
                 .into_iter()
+                // Probes go to those pools that have something to ask; see `probed`.
+                .filter(|_| name != PROBE)
                 .map(|pool| {
                     let attempts = ByWord::of(&catalogue::TASK_ATTEMPTS, |outcome| {
                         self.attempts.with_label_values(&[name, &*pool, outcome])
@@ -321,6 +338,11 @@ impl Labels {
             remove_words(&self.attempts, &catalogue::TASK_ATTEMPTS, &[capability.as_str(), pool]);
         }
     }
+}
+
+/// Whether it is a name of our own and no capability's, which stays.
+fn is_reserved(name: &Capability) -> bool {
+    matches!(name.as_str(), OTHER | PROBE)
 }
 
 /// Whether only a dialling server can see it.

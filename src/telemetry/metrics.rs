@@ -10,7 +10,7 @@ use super::catalogue as c;
 use super::http::HttpSeries;
 use super::labels::Labels;
 use super::traffic::TrafficSeries;
-use crate::fleet::Topology;
+use crate::fleet::{PoolName, Topology};
 
 /// A loop whose passes are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +124,11 @@ impl Metrics {
     pub fn topology_applied(&self, topology: &Topology) {
         self.labels.apply(topology);
         self.pools.apply(topology);
+    }
+
+    /// Probes are sent to that pool from now on, or none are any more.
+    pub fn probed(&self, pool: Option<&PoolName>, is_probed: bool) {
+        self.labels.probed(pool, is_probed);
     }
 
     /// A loop completed a pass that began so much later than planned.

@@ -96,12 +96,15 @@ impl Metrics {
     }
 
     fn ended(&self, record: &TaskRecord, latency: std::time::Duration) {
-        let series = self.labels.capability(&record.spec.capability, &c::LATENCY);
+        let series = self.labels.capability(&record.counted_as(), &c::LATENCY);
         series.latency.observe(latency.as_secs_f64());
         series.attempts_per_task.observe(super::page::float(record.attempts.len()));
         if record.dead_letter {
             let poison = record.error.as_ref().is_some_and(|error| &*error.code == "poison");
             series.dead_letters.count(if poison { "poison" } else { "max_attempts" });
+        }
+        if record.is_probe() {
+            return;
         }
         let [request, result] = &self.payload;
         request.observe(super::page::float(usize::try_from(record.spec.input_bytes()).unwrap_or(usize::MAX)));

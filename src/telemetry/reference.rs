@@ -13,7 +13,8 @@ pub fn reference_page() -> String {
          `/metrics` has everything but the series of single workers, which are on `/metrics/workers` \
          (scrape that one less often). Both are text 0.0.4. A label's values come from the configuration, \
          or from the words listed here, never from what a client sends; beyond 200 capabilities or pools the rest is \
-         counted under `other`. A worker of no pool counts under `pool=\"static\"`. Series are there at 0 from the \
+         counted under `other`. A worker of no pool counts under `pool=\"static\"`, \
+         and the server's own probes under `capability=\"_probe\"`. Series are there at 0 from the \
          moment that the configuration names them, and vanish with it.\n",
     );
     let mut section = "";

@@ -2,6 +2,7 @@
 //! ending it, gently and not.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -122,6 +123,51 @@ fn sighup_reads_the_file_again() {
     assert!(line.contains("was not taken"), "{line}");
     assert!(server.says(&["status"]).contains("failed"));
     assert_eq!(server.asked(&["reload"]).status.code(), Some(1));
+}
+
+/// Puts a pipe that nobody writes to in the place of a file: who reads it waits.
+fn put_pipe(at: &Path) {
+    let pipe = at.with_extension("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("a pipe can be made");
+    fs::rename(&pipe, at).expect("it can be put there");
+}
+
+#[test]
+fn a_topology_that_hangs_while_it_is_read_holds_up_neither_work_nor_the_end() {
+    let mut server = Server::start(MOCKS);
+    put_pipe(&server.config());
+    server.signal(Signal::SIGHUP);
+    // It is not waited for to the end of days...
+    let line = server.logs("is it a pipe that nobody writes to");
+    assert!(line.contains("config.yaml: cannot be read"), "{line}");
+    assert!(server.says(&["status"]).contains("failed"));
+    // ... and not at all by who wants to stop, though the next look hangs already.
+    server.signal(Signal::SIGHUP);
+    server.signal(Signal::SIGTERM);
+    let begun = Instant::now();
+    assert_eq!(server.ended(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_topology_that_hangs_at_the_start_is_told_and_can_be_given_up() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = folder.path().join("config.yaml");
+    put_pipe(&file);
+    let mut child = rollcall(&["serve", "--config"])
+        .arg(&file)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("rollcall can be started");
+    let stderr = child.stderr.take().expect("it was asked for");
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut line).expect("it says so");
+    assert!(line.contains("waiting for") && line.contains("config.yaml"), "{line}");
+    crate::support::process::send(child.id(), Signal::SIGTERM);
+    let begun = Instant::now();
+    let ended = eventually("its end", || child.try_wait().expect("it can be asked"));
+    assert_eq!(ended.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -25,9 +25,10 @@ pub(crate) async fn page(state: &AppState) -> Reply {
     let snapshot = manager.workers();
     let lifecycle = manager.lifecycle().as_str();
     let (metrics, desired) = (Arc::clone(state.metrics()), state.desired().clone());
+    let modified = desired.file_modified().await;
     written(move || {
         let relaxed = desired.config().store.kind == Some(StoreKind::Memory);
-        let config = desired.status().facts(desired.file_modified(), relaxed);
+        let config = desired.status().facts(modified, relaxed);
         metrics.render(&Scrape {
             stats: &stats,
             dead_letters: dead_letters.as_ref(),

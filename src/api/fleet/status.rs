@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::worker_form::time;
 use crate::api::AppState;
 use crate::api::http::body::{Reply, json_of};
-use crate::fleet::{CapabilityStats, FleetStats, WorkerView};
+use crate::fleet::{CapabilityStats, FleetStats, PROBE, WorkerView};
 use crate::manager::Snapshot;
 use crate::manager::desired::Told;
 
@@ -19,8 +19,10 @@ pub(crate) async fn get(state: &AppState) -> Reply {
     let stats = manager.stats().await?;
     let snapshot = manager.workers();
     let reload = state.desired().status();
+    // The server's own probes are a matter of its metrics.
+    let callers = stats.capabilities.iter().filter(|(capability, _)| capability.as_str() != PROBE);
     let queues: BTreeMap<_, _> =
-        stats.capabilities.iter().map(|(capability, stats)| (capability.as_str(), queue(stats))).collect();
+        callers.map(|(capability, stats)| (capability.as_str(), queue(stats))).collect();
     let store = manager.store_trouble().map_or_else(|| "ok".to_owned(), |why| why.to_string());
     let body = json!({
         "at": time(Some(SystemTime::now())),

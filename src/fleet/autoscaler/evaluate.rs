@@ -175,7 +175,8 @@ impl Fleet {
             let Some(worker) = self.registry.named(name).map(|ix| &self.registry.workers[ix]) else {
                 continue;
             };
-            running += u64::from(worker.tasks());
+            let probes = worker.holds.iter().filter(|task| self.tasks[**task].is_probe()).count();
+            running += u64::from(worker.tasks()).saturating_sub(probes as u64);
             if worker.registered.is_some() {
                 slots = slots.max(Some(worker.slots));
             }

@@ -26,6 +26,7 @@ pub use words::*;
 use super::balancer::Labels;
 use super::ids::{Capability, PoolName, WorkerName};
 use super::notes::Note;
+use super::probe::PROBE;
 use super::time::{Mono, Wall};
 use super::timers::TimerKey;
 use super::words::Offer;
@@ -168,6 +169,9 @@ impl Pools {
             return;
         }
         match note {
+            // What the server asks itself is nobody's demand.
+            Note::Submitted { capability, .. } | Note::AttemptEnded { capability, .. }
+                if capability.as_str() == PROBE => {}
             Note::Blocked(_) | Note::WorkerState { pool: Some(_), .. } => self.hurry = true,
             Note::Submitted { capability, outcome: "accepted", .. } => self.demands.arrived(capability),
             Note::AttemptEnded { capability, execution: Some(took), .. } => {

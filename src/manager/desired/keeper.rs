@@ -3,14 +3,16 @@
 //! changes nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::status::Outcome;
 use super::{AddRefused, ReloadRejected, Reloaded, RemoveRefused, Request, Shared, Wanted};
-use crate::config::{Changes, Fingerprint, MAX_WORKERS, Problem, Trigger, Watcher, endpoint_key, pool_of};
+use crate::config::{
+    Apart, Changes, Fingerprint, MAX_WORKERS, NoAnswer, Problem, Trigger, Watcher, endpoint_key, pool_of,
+};
 use crate::fleet::{Generation, Origin, WorkerName, WorkerSpec};
 use crate::manager::handle::CallError;
 use crate::telemetry::{Loop, Metrics};
@@ -18,6 +20,9 @@ use crate::trust::Credential;
 
 /// Problems of one rejected file that are logged; the API's answer has them all.
 const LOGGED_PROBLEMS: usize = 20;
+
+/// How long the file may take to be read. It is a good second for the largest fleet on a busy disk.
+const READING: Duration = Duration::from_secs(10);
 
 type ReloadReply = oneshot::Sender<Result<Reloaded, ReloadRejected>>;
 
@@ -27,6 +32,11 @@ pub struct Keeper {
     requests: mpsc::Receiver<Request>,
     /// What was read last, taken or not.
     seen: Fingerprint,
+    /// Where the file is read.
+    apart: Apart,
+    /// Whether it has been told that the file gives no answer.
+    hangs: bool,
+    stopping: Option<watch::Receiver<bool>>,
 }
 
 enum Event {
@@ -41,7 +51,7 @@ impl Keeper {
         requests: mpsc::Receiver<Request>,
         seen: Fingerprint,
     ) -> Result<Self, CallError> {
-        let keeper = Self { shared, requests, seen };
+        let keeper = Self { shared, requests, seen, apart: Apart::default(), hangs: false, stopping: None };
         let wanted = Wanted::clone(&keeper.shared.wanted.load());
         let warnings = wanted.config.warnings.clone();
         keeper.apply(Trigger::Start, wanted, Instant::now()).await.ok_or(CallError::Stopped)?;
@@ -58,6 +68,7 @@ impl Keeper {
         mut stopping: watch::Receiver<bool>,
         metrics: Arc<Metrics>,
     ) {
+        self.stopping = Some(stopping.clone());
         loop {
             match self.next_event(&mut watcher, &mut stopping).await {
                 Event::Stop => return,
@@ -82,9 +93,12 @@ impl Keeper {
     async fn watched(&mut self, trigger: Trigger) {
         if trigger == Trigger::Timer {
             let shared = self.shared.clone();
-            let now = tokio::task::spawn_blocking(move || shared.source.fingerprint()).await;
-            if now.is_ok_and(|now| now == self.seen) {
-                return;
+            match self.reads(move || shared.source.fingerprint()).await {
+                Some(Ok(now)) if now == self.seen => return,
+                // Once is enough.
+                Some(Err(NoAnswer::Late(_))) if self.hangs => return,
+                Some(_) => {}
+                None => return,
             }
         }
         // Whoever wants to know reads the status; a rejection has been logged.
@@ -146,18 +160,36 @@ impl Keeper {
         Ok(Reloaded { warnings, ..reloaded })
     }
 
+    /// What is read, on a thread of its own; `None` when the server stops meanwhile.
+    async fn reads<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, NoAnswer>> {
+        let stops = async {
+            match &mut self.stopping {
+                Some(stopping) => drop(stopping.wait_for(|stopping| *stopping).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased; // A file that hangs must not hold back the end.
+            () = stops => None,
+            read = self.apart.run(READING, read) => Some(read),
+        }
+    }
+
     /// What the file asks for, through every check. Reading and checking a large fleet takes a
     /// while, so it has a thread of its own.
     async fn read(&mut self, allow_mass_removal: bool) -> Result<Wanted, ReloadRejected> {
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || match shared.source.load() {
+        let read = self.reads(move || match shared.source.load() {
             Ok(loaded) => (Some(loaded.fingerprint), shared.checked(loaded.config, allow_mass_removal)),
             Err(failed) => (Some(failed.fingerprint.clone()), Err(failed.into())),
         });
-        let (fingerprint, checked) = read.await.unwrap_or_else(|panicked| {
-            let file = self.shared.source.path().display().to_string();
-            let message = format!("reading it failed: {panicked}; this is a bug in Rollcall");
-            (None, Err(ReloadRejected::Invalid(vec![Problem::of(file, "", message)])))
+        let read = read.await.ok_or(ReloadRejected::Stopped)?;
+        self.hangs = matches!(read, Err(NoAnswer::Late(_)));
+        let (fingerprint, checked) = read.unwrap_or_else(|why| {
+            (None, Err(ReloadRejected::Unreadable(vec![self.shared.source.unreadable(&why)])))
         });
         self.seen = fingerprint.unwrap_or_else(|| self.seen.clone());
         checked

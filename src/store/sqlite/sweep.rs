@@ -1,16 +1,21 @@
 //! What goes in time, a little between commits: finished tasks beyond their retention with all that
 //! belongs to them, keys a day old whose task is gone, and the space that they leave.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::journal::{SqliteJournal, now};
 use super::put::Counts;
 use super::{Failed, id_of};
-use crate::fleet::{KEY_LIFE, TaskId};
+use crate::fleet::{KEY_LIFE, PROBE, TaskId};
 use crate::store::{Retention, StoreFault};
 
 /// Tasks, and keys, deleted at once.
 const ROWS: i64 = 512;
+
+/// How long a probe of the server's own is kept once it has ended.
+const PROBE_LIFE: Duration = Duration::from_secs(3_600);
 
 /// Free pages that are kept for what comes next; beyond it they go back to the disk.
 const SPARE_PAGES: i64 = 1_024;
@@ -28,7 +33,10 @@ impl SqliteJournal {
         }
         let now = now();
         let Some(db) = &self.db else { return Ok(()) };
-        let due = due(db, kept, self.counts, now).map_err(StoreFault::from)?;
+        let mut due = due(db, kept, self.counts, now).map_err(StoreFault::from)?;
+        if look && due.is_empty() {
+            due = old_probes(db, now).map_err(StoreFault::from)?;
+        }
         let orphans = look && has_old_orphans(db, now).map_err(StoreFault::from)?;
         if !due.is_empty() || orphans {
             self.within(|db, mut counts| {
@@ -109,6 +117,24 @@ fn due(db: &Connection, kept: Retention, counts: Counts, now: i64) -> Result<Vec
         due.push(Due { rowid: row.get(0)?, task, tenant: row.get(2)?, key: row.get(3)?, bytes: size });
     }
     Ok(due)
+}
+
+/// The server's own probes that nobody will look at any more: they must not crowd callers' tasks out.
+fn old_probes(db: &Connection, now: i64) -> Result<Vec<Due>, Failed> {
+    // By the tenant's own rows, of which there are few, and not by the end of all tasks.
+    let mut oldest = db.prepare_cached(
+        "SELECT rowid, id, bytes FROM tasks
+         WHERE tenant = ?1 AND +finished_at < ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let before = now.saturating_sub(PROBE_LIFE.as_millis() as i64);
+    let mut rows = oldest.query(params![PROBE, before, ROWS])?;
+    let mut old = Vec::new();
+    while let Some(row) = rows.next()? {
+        let task = id_of(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
+        let bytes = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+        old.push(Due { rowid: row.get(0)?, task, tenant: PROBE.to_owned(), key: None, bytes });
+    }
+    Ok(old)
 }
 
 fn has_old_orphans(db: &Connection, now: i64) -> Result<bool, Failed> {

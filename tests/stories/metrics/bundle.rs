@@ -66,7 +66,7 @@ pub(crate) fn rules() -> Vec<Value> {
             groups.into_iter().flat_map(|group| group["rules"].as_array().expect("rules").clone())
         })
         .collect();
-    assert_eq!(rules.len(), 72);
+    assert_eq!(rules.len(), 73);
     rules
 }
 

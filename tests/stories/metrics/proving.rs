@@ -29,6 +29,7 @@ fn config(sandbox: &str, victim: &str) -> String {
     format!(
         "
 heartbeat: {{ interval: 500ms }}
+telemetry: {{ probe: 1s }}
 retry: {{ initial_interval: 10ms }}
 workers:
   - {{ name: echo, interface: mock, capabilities: [echo], slots: 4, mock: {{ latency: 5ms }} }}

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
@@ -36,10 +37,16 @@ impl Authority {
 
     /// The same, ending with the beginning of a year.
     pub(crate) fn issue_until(&self, file: &str, names: &[&str], year: i32) -> Pair {
+        let since = date_time_ymd(year, 1, 1) - date_time_ymd(1_970, 1, 1);
+        self.issue_to(file, names, since.try_into().expect("after 1970"))
+    }
+
+    /// The same, ending so long after the beginning of 1970.
+    pub(crate) fn issue_to(&self, file: &str, names: &[&str], end: Duration) -> Pair {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("good names");
         params.not_before = date_time_ymd(2_020, 1, 1);
-        params.not_after = date_time_ymd(year, 1, 1);
+        params.not_after = date_time_ymd(1_970, 1, 1) + end;
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let pair = Pair {

@@ -1,12 +1,15 @@
-//! A loop that hangs while the rest of the server answers: its file is on a disk that does not. The
+//! A loop that hangs while the rest of the server answers: a sync of its store does not come back. The
 //! rule's two minutes are in its expression, so this takes as long, and next to nothing else.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use rollcall::client::Client;
+use serde_json::json;
 
 use super::Watch;
+use crate::metrics::proving::post;
+use crate::support::machine::Tracer;
 use crate::support::program;
 
 pub(super) const RAISED: [&str; 1] = ["RollcallLoopStuck"];
@@ -14,27 +17,27 @@ pub(super) const RAISED: [&str; 1] = ["RollcallLoopStuck"];
 #[tokio::test]
 async fn a_loop_that_hangs_is_told_and_passes() {
     let folder = tempfile::tempdir().expect("a folder can be made");
-    let server = program::Server::start("workers: []\n");
+    let server = program::Server::start("workers: [{ name: ann, interface: mock, capabilities: [echo] }]\n");
+    let client = Client::new(server.base()).expect("an address");
     let mut watch = Watch::over(server.base(), folder.path()).await;
-    let config = std::fs::read_to_string(server.config()).expect("it is there");
-    // Reading it waits for a writer, as reading from a server that is away would.
-    let pipe = server.trace("pipe");
-    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe can be made");
-    std::fs::rename(&pipe, server.config()).expect("it can be put there");
+    // Ten minutes are for ever here: the disk answers again when the tracer goes.
+    let hang = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=600000000"];
+    let hangs = Tracer::attach(server.pid(), &hang, Path::new("/dev/null"));
+    let caller = client.clone();
+    let waits =
+        tokio::spawn(async move { post(&caller, "/v1/tasks", json!({ "capability": "echo" })).await });
     let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(115) {
+    while began.elapsed() < Duration::from_secs(110) {
         assert!(watch.firing("RollcallLoopStuck").await.is_empty(), "two minutes are not over");
         tokio::time::sleep(Duration::from_secs(5)).await;
     }
+    assert!(!waits.is_finished(), "nothing is acknowledged that is not on the disk");
     watch.fire(&RAISED).await;
     let answer = server.says(&["status"]);
     assert!(answer.contains("ready"), "all else goes on: {answer}");
-    // The disk answers at last. A writer that waited for the reader would wait for ever after its end.
-    let pipe = server.config();
-    tokio::task::spawn_blocking(move || std::fs::write(pipe, config))
-        .await
-        .expect("it ends")
-        .expect("it reads");
+    drop(hangs);
+    let (status, task) = waits.await.expect("it is answered");
+    assert_eq!(status, 202, "{task}");
     watch.fall(&RAISED).await;
     watch.told(&RAISED);
 }
