@@ -105,7 +105,7 @@ impl Labels {
         let kept: BTreeSet<&Capability> =
             old.capabilities.keys().chain(scope.exact()).chain([&probe]).collect();
         for capability in kept {
-            if names.capabilities.len() < MAX_NAMES || old.capabilities.contains_key(capability) {
+            if !names.are_full() || old.capabilities.contains_key(capability) {
                 let series = self.capability_series(capability, &scope);
                 names.capabilities.insert(capability.clone(), Arc::new(series));
             }
@@ -124,7 +124,7 @@ impl Labels {
         if let Some(series) = names.capabilities.get(capability) {
             return series.clone();
         }
-        if names.covers(capability) && names.capabilities.len() < MAX_NAMES {
+        if names.covers(capability) && !names.are_full() {
             return self.admit(capability);
         }
         self.folded(family)
@@ -233,7 +233,7 @@ impl Labels {
 
     /// A name for a capability that has live tasks although nothing happened to it since the start.
     pub(super) fn name_live(&self, capability: &Capability) -> bool {
-        if self.names.load().capabilities.len() >= MAX_NAMES {
+        if self.names.load().are_full() {
             return false;
         }
         self.admit(capability);
@@ -244,7 +244,7 @@ impl Labels {
         let name = capability.as_str();
         let [wait, execution, latency, attempts_per_task] =
             [0, 1, 2, 3].map(|at: usize| self.capability_histograms[at].with_label_values(&[name]));
-        CapabilitySeries {
+        let series = CapabilitySeries {
             submissions: Source::ALL.map(|source| {
                 ByWord::of(&catalogue::TASK_SUBMISSIONS, |outcome| {
                     self.submissions.with_label_values(&[name, source.as_str(), outcome])
@@ -273,7 +273,18 @@ impl Labels {
                     (pool, attempts)
                 })
                 .collect(),
+        };
+        if name == PROBE {
+            // A probe is tried once, is no dead letter, and asks for next to nothing: nobody misses these.
+            let [_, execution, _, attempts_per_task] = &self.capability_histograms;
+            for vec in [execution, attempts_per_task] {
+                drop(vec.remove_label_values(&[name]));
+            }
+            remove_words(&self.retries, &catalogue::TASK_RETRIES, &[name]);
+            drop(self.retries_held.remove_label_values(&[name]));
+            remove_words(&self.dead_letters, &catalogue::TASK_DEAD_LETTERS, &[name]);
         }
+        series
     }
 
     fn pool_series(&self, name: Arc<str>, dialled: bool) -> PoolSeries {

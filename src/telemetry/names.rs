@@ -8,7 +8,7 @@ use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
 
 use super::build::ByWord;
-use crate::fleet::{Capability, InterfaceKind, PoolName, Source, Topology, WorkerName};
+use crate::fleet::{Capability, InterfaceKind, PROBE, PoolName, Source, Topology, WorkerName};
 
 /// Names with series of their own, for capabilities and pools each.
 pub(super) const MAX_NAMES: usize = 200;
@@ -126,6 +126,12 @@ impl Names {
     pub(super) fn of_view(&self, view: &crate::fleet::WorkerView) -> Option<&Arc<PoolSeries>> {
         let instance = || view.pool.as_ref().and_then(|pool| self.pool(Some(pool)));
         self.workers.get(&view.name).or_else(instance)
+    }
+
+    /// Whether no further capability can have series of its own; those of probes are no capability's.
+    pub(super) fn are_full(&self) -> bool {
+        let probes = usize::from(self.capabilities.contains_key(&Capability::from(PROBE)));
+        self.capabilities.len() - probes >= MAX_NAMES
     }
 
     /// Whether the topology in force lets a worker be asked for it.

@@ -11,7 +11,7 @@ use super::names::{Names, OTHER};
 use super::page::{Page, float};
 use super::process;
 use crate::fleet::{
-    Capability, CapabilityStats, Fault, FleetStats, Source, TaskState, Wall, WorkerState, WorkerView,
+    Capability, CapabilityStats, Fault, FleetStats, PROBE, Source, TaskState, Wall, WorkerState, WorkerView,
 };
 
 /// What a scrape shows beside the counters: the state of things at this moment.
@@ -229,24 +229,30 @@ fn write_submissions(page: &mut Page, tasks: &BTreeMap<Capability, CapabilitySta
     page.family(&c::TASK_SUBMISSIONS);
     // A way in that nobody has ever used would be a tenth of the page, all of it zeros.
     let used = |at: usize| {
-        let accepted = tasks.values().any(|numbers| numbers.accepted.get(at).is_some_and(|n| *n > 0));
-        let counted = || names.capabilities.values().filter_map(|series| series.submissions.get(at));
-        accepted || counted().any(|all| all.iter().any(|(_, counter)| counter.get() > 0))
+        let callers = |name: &Capability| name.as_str() != PROBE;
+        let mut accepted =
+            tasks.iter().filter(|(name, _)| callers(name)).map(|(_, numbers)| numbers.accepted);
+        let counted = names.capabilities.iter().filter(|(name, _)| callers(name));
+        accepted.any(|accepted| accepted.get(at).is_some_and(|n| *n > 0))
+            || counted
+                .filter_map(|(_, series)| series.submissions.get(at))
+                .any(|all| all.iter().any(|(_, counter)| counter.get() > 0))
     };
-    let shown: Vec<_> = Source::ALL
-        .into_iter()
-        .enumerate()
-        .filter(|(at, source)| *source == Source::Rest || used(*at))
-        .collect();
+    let shown = Source::ALL.map(|source| source == Source::Rest || used(position(source)));
     for (name, numbers) in tasks {
         let counted = names.capabilities.get(name);
-        for (at, source) in shown.iter().copied() {
+        let probes = name.as_str() == PROBE;
+        for (at, source) in Source::ALL.into_iter().enumerate() {
+            // Probes come in by one way.
+            let is_shown = if probes { source == Source::Library } else { shown.get(at) == Some(&true) };
+            if !is_shown {
+                continue;
+            }
             let accepted = numbers.accepted.get(at).copied().unwrap_or_default();
             page.sample(&c::TASK_SUBMISSIONS, &[name.as_str(), source.as_str(), "accepted"], accepted);
-            for (outcome, counter) in
-                counted.and_then(|all| all.submissions.get(at)).into_iter().flat_map(|all| all.iter())
-            {
-                if outcome != "accepted" {
+            let others = counted.and_then(|all| all.submissions.get(at));
+            for (outcome, counter) in others.into_iter().flat_map(|all| all.iter()) {
+                if outcome != "accepted" && !(probes && counter.get() == 0) {
                     page.sample(
                         &c::TASK_SUBMISSIONS,
                         &[name.as_str(), source.as_str(), outcome],
@@ -258,10 +264,16 @@ fn write_submissions(page: &mut Page, tasks: &BTreeMap<Capability, CapabilitySta
     }
 }
 
+/// A source's place in the counts.
+fn position(source: Source) -> usize {
+    Source::ALL.iter().position(|one| *one == source).unwrap_or(0)
+}
+
 fn write_tasks(page: &mut Page, tasks: &BTreeMap<Capability, CapabilityStats>) {
     page.family(&c::TASKS_COMPLETED);
     for (name, numbers) in tasks {
-        let mut endings: BTreeMap<_, u64> = ENDINGS.into_iter().map(|ending| (ending, 0)).collect();
+        let usual = if name.as_str() == PROBE { &ENDINGS[..1] } else { &ENDINGS[..] };
+        let mut endings: BTreeMap<_, u64> = usual.iter().map(|ending| (*ending, 0)).collect();
         endings.extend(numbers.completed.iter().map(|(ending, number)| (*ending, *number)));
         for ((state, fault), number) in endings {
             page.sample(&c::TASKS_COMPLETED, &[name.as_str(), state.as_str(), fault.as_str()], number);
@@ -296,7 +308,8 @@ fn write_dead_letters(
     counts: &BTreeMap<Capability, u64>,
     tasks: &BTreeMap<Capability, CapabilityStats>,
 ) {
-    let mut shown: BTreeMap<&str, u64> = tasks.keys().map(|name| (name.as_str(), 0)).collect();
+    let mut shown: BTreeMap<&str, u64> =
+        tasks.keys().map(|name| (name.as_str(), 0)).filter(|(name, _)| *name != PROBE).collect();
     for (name, number) in counts {
         let label = if tasks.contains_key(name) { name.as_str() } else { OTHER };
         *shown.entry(label).or_default() += number;

@@ -26,7 +26,7 @@ async fn page(client: &Client) -> String {
 /// Attempts of probes in a pool that ended so; none where there is no such series.
 fn ended(page: &str, pool: &str, outcome: &str) -> Option<f64> {
     let series = format!(
-        "rollcall_task_attempts_total{{capability=\"_probe\",pool=\"{pool}\",outcome=\"{outcome}\"}} "
+        "rollcall_task_attempts_total{{capability=\"_probe\",outcome=\"{outcome}\",pool=\"{pool}\"}} "
     );
     page.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok())
 }
@@ -88,7 +88,7 @@ async fn probes_go_the_whole_way_into_each_pool_and_stay_among_themselves() {
 }
 
 #[tokio::test]
-async fn ten_pools_with_probes_stay_within_the_budget_of_series() {
+async fn the_probes_of_ten_pools_take_few_series() {
     let by_mock = "worker: { interface: mock, capabilities: OFFERS }, scaling: { min: 1, max: 9 }";
     let server = program::Server::start(&format!("telemetry: {{ probe: 200ms }}\n{}", ten_pools(by_mock)));
     let client = Client::new(server.base()).expect("an address");
@@ -98,8 +98,9 @@ async fn ten_pools_with_probes_stay_within_the_budget_of_series() {
         if missing == 0 { Ok(page) } else { Err(format!("{missing} pools without")) }
     })
     .await;
-    let series = page.lines().filter(|line| !line.starts_with('#')).count();
-    assert!((4_000..5_000).contains(&series), "{series} series");
+    let series = page.lines().filter(|line| line.contains("capability=\"_probe\"")).count();
+    // Beside what `ten_pools_that_scale_...` leaves of the budget, whose page has most of these.
+    assert!((30..90).contains(&series), "{series} series");
 }
 
 #[tokio::test]
