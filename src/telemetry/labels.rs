@@ -276,8 +276,8 @@ impl Labels {
         };
         if name == PROBE {
             // A probe is tried once, is no dead letter, and asks for next to nothing: nobody misses these.
-            let [_, execution, _, attempts_per_task] = &self.capability_histograms;
-            for vec in [execution, attempts_per_task] {
+            let [wait, execution, _, attempts_per_task] = &self.capability_histograms;
+            for vec in [wait, execution, attempts_per_task] {
                 drop(vec.remove_label_values(&[name]));
             }
             remove_words(&self.retries, &catalogue::TASK_RETRIES, &[name]);

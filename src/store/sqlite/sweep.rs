@@ -126,7 +126,7 @@ fn old_probes(db: &Connection, now: i64) -> Result<Vec<Due>, Failed> {
         "SELECT rowid, id, bytes FROM tasks
          WHERE tenant = ?1 AND +finished_at < ?2 ORDER BY id LIMIT ?3",
     )?;
-    let before = now.saturating_sub(PROBE_LIFE.as_millis() as i64);
+    let before = now.saturating_sub(PROBE_LIFE.as_secs() as i64 * 1_000);
     let mut rows = oldest.query(params![PROBE, before, ROWS])?;
     let mut old = Vec::new();
     while let Some(row) = rows.next()? {

@@ -157,7 +157,7 @@ async fn all_is_answered(prometheus: &Prometheus) {
     })
     .await;
     let rules = prometheus.rules().await;
-    assert_eq!(rules.len(), 72);
+    assert_eq!(rules.len(), 73);
     for rule in &rules {
         assert_eq!((&rule["health"], &rule["lastError"]), (&json!("ok"), &Value::Null), "{rule}");
     }
