@@ -261,6 +261,7 @@ impl Fleet {
         let overdue = self.tasks[ix].phase.live().is_some_and(|live| live.overdue);
         let idempotent = self.tasks[ix].phase.live().is_some_and(|live| live.idempotent);
         let limit = self.tasks[ix].phase.live().map(|live| live.limit);
+        let handed_over = self.tasks[ix].phase.live().map(|live| live.assigned);
         // Stopped because its time was up: that is what is recorded, whatever the worker calls it.
         let status =
             if status == AttemptOutcome::Cancelled && overdue { AttemptOutcome::TimedOut } else { status };
@@ -279,6 +280,9 @@ impl Fleet {
                 self.tasks[ix].error = None;
                 if !self.tasks[ix].is_probe() {
                     self.worker_succeeded(worker);
+                    if let Some(since) = handed_over {
+                        self.took(ix, worker, self.now.mono.since(since));
+                    }
                 }
                 self.finish(ix, TaskState::Succeeded, Fault::None, false, Some(epoch))
             }

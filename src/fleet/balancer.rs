@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::free::FreeWorkers;
 use super::ids::{Capability, Instance};
+use super::pace::{ONE, Usual};
 use super::queue::TaskQueue;
 use super::slab::{DemandIx, Slab, WorkerIx};
 
@@ -19,8 +20,8 @@ pub(super) type Process = (WorkerIx, Instance);
 /// Different demands with tasks at once.
 pub(super) const MAX_DEMANDS: usize = 1_000;
 
-/// Up to so many candidates are all compared; beyond that two are drawn and the less loaded one
-/// taken (Mitzenmacher 2001, "The power of two choices").
+/// Up to so many candidates are all compared; beyond that two are drawn and the better one taken
+/// (Mitzenmacher 2001, "The power of two choices").
 const COMPARE_ALL: usize = 8;
 
 #[derive(Debug)]
@@ -36,6 +37,45 @@ pub(super) struct Demand {
     pub(super) queue: TaskQueue,
     /// Tasks that are not final.
     pub(super) tasks: usize,
+    /// How long they usually take.
+    pub(super) usual: Usual,
+    /// The furthest pass of those that were chosen.
+    pass: u64,
+}
+
+/// How good a choice a worker is: the smaller, the better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// What is to be expected of it: its pace, and twice that when all its slots are in use (peak EWMA,
+    /// as Finagle and linkerd have it, with the share of slots for the requests).
+    cost: u64,
+    /// Among equals the one goes first that was given least for each of its slots (stride scheduling,
+    /// Waldspurger 1995), so that even an idle fleet gets its shares.
+    pass: u64,
+}
+
+/// What a task adds to the pass of a worker with one slot.
+const STRIDE: u64 = 1 << 20;
+
+/// How far behind the others a worker's pass counts: so many tasks for each slot does it catch up at
+/// most, after it was away.
+const MOST_BEHIND: u64 = 16 * STRIDE;
+
+impl Rank {
+    /// Of a worker with so many slots `used`, whose load counts by that `weight`.
+    pub(super) fn of(used: u32, slots: u32, weight: u32, pass: u64) -> Self {
+        let load = 1_000 + u64::from(used) * 1_000 / u64::from(slots.max(1));
+        Self { cost: load * u64::from(weight) / u64::from(ONE), pass }
+    }
+
+    fn not_before(self, least: u64) -> Self {
+        Self { pass: self.pass.max(least), ..self }
+    }
+
+    /// The pass of the worker once it has one more task.
+    pub(super) fn next_pass(self, slots: u32) -> u64 {
+        self.pass + STRIDE / u64::from(slots.max(1))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +86,6 @@ pub(super) struct LoadBalancer {
     by_process: BTreeMap<(Process, Capability), Vec<DemandIx>>,
     /// Demands with tasks in their queues.
     pub(super) waiting: BTreeSet<DemandIx>,
-    /// Where the comparison begins, so that equals take turns.
-    turn: usize,
 }
 
 impl LoadBalancer {
@@ -87,6 +125,8 @@ impl LoadBalancer {
             free: FreeWorkers::default(),
             queue: TaskQueue::default(),
             tasks: 0,
+            usual: Usual::default(),
+            pass: 0,
         });
         let list = match only {
             None => self.by_capability.entry(capability.clone()).or_default(),
@@ -124,28 +164,29 @@ impl LoadBalancer {
         self.demands[demand].free.set(worker, free);
     }
 
-    /// The free worker to take: the least loaded of all, or of two that are drawn.
-    /// `load` is slots used in thousandths of slots; `draw(n)` a number below `n`.
+    /// The free worker to take, the best of all or of two that are drawn, and its rank at that moment.
+    /// `draw(n)` is a number below `n`.
     pub(super) fn pick(
         &mut self,
         demand: DemandIx,
-        load: impl Fn(WorkerIx) -> u32,
+        rank: impl Fn(WorkerIx) -> Rank,
         mut draw: impl FnMut(usize) -> usize,
-    ) -> Option<WorkerIx> {
-        let free = &self.demands[demand].free;
+    ) -> Option<(WorkerIx, Rank)> {
+        let Demand { free, pass, .. } = &mut self.demands[demand];
+        let least = pass.saturating_sub(MOST_BEHIND);
+        let ranked = |worker: WorkerIx| (worker, rank(worker).not_before(least));
         let count = free.len();
-        if count <= 1 {
-            return free.nth(0);
-        }
-        self.turn = self.turn.wrapping_add(1);
-        if count <= COMPARE_ALL {
-            let first = self.turn % count;
-            let in_turn = free.iter().skip(first).chain(free.iter().take(first));
-            return in_turn.min_by_key(|worker| load(*worker));
-        }
-        let one = free.nth(draw(count) % count)?;
-        let other = free.nth(draw(count) % count)?;
-        Some(if load(other) < load(one) { other } else { one })
+        let best = if count <= COMPARE_ALL {
+            free.iter().map(ranked).min_by_key(|(_, rank)| *rank)?
+        } else {
+            // Two that differ: one and the same twice is no choice.
+            let first = draw(count) % count;
+            let second = (first + 1 + draw(count - 1) % (count - 1)) % count;
+            let (one, other) = (ranked(free.nth(first)?), ranked(free.nth(second)?));
+            if other.1 < one.1 { other } else { one }
+        };
+        *pass = (*pass).max(best.1.pass);
+        Some(best)
     }
 
     pub(super) fn is_free(&self, demand: DemandIx, worker: WorkerIx) -> bool {
@@ -175,6 +216,9 @@ pub(super) fn matches(have: &Labels, want: &Labels) -> bool {
 }
 
 #[cfg(test)]
+mod measured;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -187,23 +231,63 @@ mod tests {
         (balancer, demand)
     }
 
+    /// How often each worker is chosen, all idle, with those slots.
+    fn shares(slots: &[u32], tasks: usize) -> Vec<usize> {
+        let (mut balancer, demand) = balancer(u32::try_from(slots.len()).expect("few"));
+        let (mut picks, mut passes) = (vec![0; slots.len()], vec![0; slots.len()]);
+        for _ in 0..tasks {
+            let rank = |worker: WorkerIx| Rank::of(0, 1, ONE, passes[worker.0 as usize]);
+            let (worker, rank) = balancer.pick(demand, rank, |_| 0).expect("some are free");
+            let ix = worker.0 as usize;
+            picks[ix] += 1;
+            passes[ix] = rank.next_pass(slots[ix]);
+        }
+        picks
+    }
+
     #[test]
     fn equals_take_turns_and_the_least_loaded_wins() {
+        assert_eq!(shares(&[1, 1, 1], 300), [100; 3]);
         let (mut balancer, demand) = balancer(3);
-        let mut picks = [0; 3];
-        for _ in 0..300 {
-            picks[balancer.pick(demand, |_| 0, |_| 0).expect("some are free").0 as usize] += 1;
+        let third = |worker: WorkerIx| Rank::of(10 - worker.0, 10, ONE, 0);
+        assert_eq!(balancer.pick(demand, third, |_| 0).map(|(worker, _)| worker), Some(WorkerIx(2)));
+    }
+
+    #[test]
+    fn one_with_twice_the_slots_gets_twice_the_tasks() {
+        assert_eq!(shares(&[2, 4], 300), [100, 200]);
+    }
+
+    #[test]
+    fn a_newcomer_catches_up_only_a_little() {
+        let (mut balancer, demand) = balancer(2);
+        let mut passes = [1_000 * STRIDE, 0];
+        let mut to_newcomer = 0;
+        for _ in 0..1_000 {
+            let rank = |worker: WorkerIx| Rank::of(0, 1, ONE, passes[worker.0 as usize]);
+            if balancer.demands[demand].pass == 0 {
+                balancer.demands[demand].pass = passes[0];
+            }
+            let (worker, rank) = balancer.pick(demand, rank, |_| 0).expect("both are free");
+            passes[worker.0 as usize] = rank.next_pass(1);
+            to_newcomer += worker.0;
         }
-        assert_eq!(picks, [100; 3]);
-        assert_eq!(balancer.pick(demand, |worker| 10 - worker.0, |_| 0), Some(WorkerIx(2)));
+        assert!((500..=510).contains(&to_newcomer), "{to_newcomer}");
     }
 
     #[test]
     fn of_many_workers_the_less_loaded_of_two_is_taken() {
         let (mut balancer, demand) = balancer(100);
-        let mut drawn = [7, 42].into_iter();
-        let pick = balancer.pick(demand, |worker| 100 - worker.0, |_| drawn.next().expect("two draws"));
-        assert_eq!(pick, Some(WorkerIx(42)));
+        let mut drawn = [7, 34].into_iter();
+        let rank = |worker: WorkerIx| Rank::of(100 - worker.0, 100, ONE, 0);
+        let pick = balancer.pick(demand, rank, |_| drawn.next().expect("two draws"));
+        assert_eq!(pick.map(|(worker, _)| worker), Some(WorkerIx(42)), "the second is never the first");
+    }
+
+    #[test]
+    fn a_slow_worker_is_taken_when_the_fast_ones_have_more_to_do_than_it_is_slower() {
+        let (slow, fast) = (Rank::of(0, 4, ONE * 3 / 2, 0), |used| Rank::of(used, 4, ONE, 0));
+        assert!(fast(1) < slow && slow < fast(3));
     }
 
     #[test]

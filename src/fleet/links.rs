@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::health::{backoff, punctuality};
 use super::ids::*;
+use super::pace::Pace;
 use super::planted::{Planted, planted};
 use super::registry::{Link, Up};
 use super::slab::{TaskIx, WorkerIx};
@@ -63,6 +64,7 @@ impl Fleet {
         if !same_process {
             subject.stuck.clear();
             subject.health.new_process();
+            subject.pace = Pace::default();
             self.timers.clear(&mut subject.timers.ejected);
             self.lose_sessions(worker, "its worker was started anew");
         }

@@ -30,6 +30,7 @@ mod lifecycle;
 mod limits;
 mod links;
 mod notes;
+mod pace;
 mod placement;
 mod planted;
 mod preference;

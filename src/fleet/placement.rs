@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::balancer::{Labels, Process};
 use super::ids::*;
@@ -172,13 +173,15 @@ impl Fleet {
     pub(super) fn place_as(&mut self, task: TaskIx, number: Option<u64>) {
         let demand = self.tasks[task].demand;
         if self.balancer.has_free(demand) {
-            let Self { balancer, registry, rng, .. } = self;
+            let Self { balancer, registry, rng, now, .. } = self;
             let pick = balancer.pick(
                 demand,
-                |worker| registry.workers[worker].load(),
+                |worker| registry.workers[worker].rank(now.mono),
                 |below| rng.random_range(0..below.max(1)),
             );
-            if let Some(worker) = pick {
+            if let Some((worker, rank)) = pick {
+                let subject = &mut self.registry.workers[worker];
+                subject.pass = rank.next_pass(subject.slots);
                 self.hand_over(task, worker);
                 return;
             }
@@ -207,6 +210,16 @@ impl Fleet {
             waiting.ticket = Some(ticket);
         }
         self.note(Note::Blocked(blocked));
+    }
+
+    /// A task took so long there: how fast the worker is beside others that can do the like.
+    pub(super) fn took(&mut self, task: TaskIx, worker: WorkerIx, time: Duration) {
+        let demand = &mut self.balancer.demands[self.tasks[task].demand];
+        // Nobody else is to be had in a session, so there is nothing to compare with.
+        if demand.only.is_none() {
+            let factor = demand.usual.compare(time);
+            self.registry.workers[worker].pace.took(factor, self.now.mono);
+        }
     }
 
     pub(super) fn next_ticket(&mut self) -> u64 {

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::balancer::{Demand, Labels, Process};
+use super::balancer::{Demand, Labels, Process, Rank};
 use super::canary::Canaries;
 use super::ejection::{Census, Counted};
 use super::health::{Health, Standing};
 use super::ids::*;
+use super::pace::Pace;
 use super::planted::{Planted, planted};
 use super::probe::{POOL_LABEL, pool_label};
 use super::slab::{DemandIx, Slab, TaskIx, WorkerIx};
@@ -117,6 +118,10 @@ pub(super) struct Worker {
     pub(super) listed_own: bool,
     pub(super) health: Health,
     pub(super) canary: Canaries,
+    /// How fast it is beside others.
+    pub(super) pace: Pace,
+    /// What it was given for each of its slots, as the balancer counts it.
+    pub(super) pass: u64,
     /// As what it stands in the census.
     pub(super) counted: Option<Counted>,
     /// Why it was ejected last.
@@ -165,6 +170,8 @@ impl Worker {
             listed_own: false,
             health: Health::default(),
             canary: Canaries::default(),
+            pace: Pace::default(),
+            pass: 0,
             counted: None,
             last_failure: None,
             tries: 0,
@@ -279,9 +286,9 @@ impl Worker {
         u32::try_from(self.stuck.len()).unwrap_or(u32::MAX)
     }
 
-    /// Slots in use in thousandths of all slots.
-    pub(super) fn load(&self) -> u32 {
-        self.used().saturating_mul(1000) / self.slots.max(1)
+    /// How good a choice it is for one more task.
+    pub(super) fn rank(&self, now: Mono) -> Rank {
+        Rank::of(self.used(), self.open_slots(), self.pace.weight(now), self.pass)
     }
 
     pub(super) fn offer(&self, capability: &Capability) -> Option<&Offer> {
