@@ -62,6 +62,7 @@ impl Fleet {
                     self.leave_wait(ix);
                     self.assign(ix, worker, Some(input));
                 } else {
+                    self.aim_again(ix);
                     self.place(ix);
                 }
             }
@@ -97,6 +98,7 @@ impl Fleet {
     pub(super) fn reading_for_nobody(&mut self, worker: WorkerIx) {
         for ix in std::mem::take(&mut self.registry.workers[worker].reading) {
             self.end_reading(ix);
+            self.aim_again(ix);
             self.place(ix);
         }
     }

@@ -54,6 +54,15 @@ impl Fleet {
         }
     }
 
+    /// The slot that a task was given is gone. Without a wait it is not left among those who wait for the
+    /// workers that it prefers.
+    pub(super) fn aim_again(&mut self, ix: TaskIx) {
+        if self.tasks[ix].spec.placement.as_ref().is_some_and(|placement| placement.fallback_after.is_none())
+        {
+            self.aim(ix);
+        }
+    }
+
     /// A task has waited for the workers that it prefers: from now on any will do.
     pub(super) fn fall_back(&mut self, ix: TaskIx) {
         let Phase::Waiting(waiting) = &mut self.tasks[ix].phase else { return };

@@ -56,8 +56,8 @@ struct Session {
     timer: Option<TimerKey>,
     began: Wall,
     used: Wall,
-    /// The journal knows of it.
-    recorded: bool,
+    /// The newest record that the journal was given of it.
+    recorded: Option<Seq>,
 }
 
 /// Where a session is.
@@ -148,7 +148,7 @@ impl Fleet {
                 timer: None,
                 began: now,
                 used: now,
-                recorded: false,
+                recorded: None,
             });
             self.sessions.by_name.insert((tenant.clone(), name.clone()), session);
             session
@@ -241,12 +241,15 @@ impl Fleet {
             Place::Nowhere | Place::Away { .. } | Place::Lost(_) => return,
         };
         match (open, known) {
-            (true, true) => {}
-            (true, false) => {
-                self.session_begins(at, by);
-                // Whoever hears that there is a session must not find another one after a restart: its
-                // first task is kept, so that this answer waits for the disk.
-                if self.tasks[ix].keep == Keep::Passing {
+            (true, _) => {
+                if !known {
+                    self.session_begins(at, by);
+                }
+                // Whoever hears that there is a session must not find another one after a restart: tasks
+                // are kept until the disk knows of it, so that these answers wait for that.
+                let unknown = |seq| !self.gates.is_durable(seq);
+                if self.sessions.all[at].recorded.is_none_or(unknown) && self.tasks[ix].keep == Keep::Passing
+                {
                     self.tasks[ix].keep = Keep::Kept;
                 }
             }
@@ -466,7 +469,7 @@ impl Fleet {
         let key = (session.tenant, session.name);
         self.sessions.by_name.remove(&key);
         let (tenant, name) = key;
-        session.recorded.then(|| self.record(Record::Session(tenant, name, SessionRecord::default())))
+        session.recorded.map(|_| self.record(Record::Session(tenant, name, SessionRecord::default())))
     }
 
     fn oldest_loss(&self) -> Option<SessionIx> {

@@ -32,8 +32,7 @@ pub struct SessionRecord {
 impl Fleet {
     /// Has the journal know what a restarted server must.
     pub(super) fn record_session(&mut self, at: SessionIx) -> Seq {
-        let session = &mut self.sessions.all[at];
-        session.recorded = true;
+        let session = &self.sessions.all[at];
         let (on, lost) = match &session.place {
             Place::On { name, instance, .. } | Place::Away { name, instance } => {
                 (Some((name.clone(), instance.clone())), None)
@@ -43,7 +42,9 @@ impl Fleet {
         };
         let record = SessionRecord { on, lost, ttl: session.ttl, began: session.began, used: session.used };
         let (tenant, name) = (session.tenant.clone(), session.name.clone());
-        self.record(Record::Session(tenant, name, record))
+        let seq = self.record(Record::Session(tenant, name, record));
+        self.sessions.all[at].recorded = Some(seq);
+        seq
     }
 
     /// A session of the journal. One whose process ended with the server is lost; for any other one that
@@ -76,7 +77,7 @@ impl Fleet {
             timer: None,
             began: record.began,
             used: record.used,
-            recorded: true,
+            recorded: Some(Seq(0)),
         });
         self.sessions.by_name.insert((tenant, name), session);
         let timer = self.timers.set(self.now.mono + left, Timer::Session(session));

@@ -173,3 +173,28 @@ fn a_restarted_server_reads_inputs_only_when_it_hands_them_over() {
     stage.tell(Event::Fetched(task, Ok(large())));
     assert_eq!(input(&stage, task), Some(large()));
 }
+
+#[test]
+fn a_task_whose_preferred_worker_goes_while_its_input_is_read_takes_another() {
+    let labelled = |name: &str, region: &str| WorkerSpec {
+        labels: [("region".into(), region.into())].into_iter().collect(),
+        ..spec(name, 1)
+    };
+    let mut stage = Stage::with(&[labelled("ann", "north"), labelled("bob", "south")]);
+    let submission = stage.submission("echo");
+    let task = submission.id;
+    let preferred = [("region".into(), "north".into())].into_iter().collect();
+    let placement = Some(Placement { preferred, fallback_after: None });
+    let spec = Arc::new(TaskSpec { placement, ..submission.spec.with_input(large()) });
+    stage.tell(Event::Submit(Box::new(Submission { keep: Keep::Kept, spec, ..submission })));
+    let (conn, epoch) = stage.handed(task).expect("ann is free");
+    assert_eq!(conn, ConnId(1));
+    let reason = "for this story".into();
+    stage.tell(Event::Report(conn, Report::Rejected { task, epoch, reason, retryable: true }));
+    stage.advance(Duration::from_secs(5));
+    assert_eq!(fetches(&stage, task), 1, "it is to go to ann again");
+    stage.tell(Event::LinkDown(conn, Why::Io));
+    assert_eq!(fetches(&stage, task), 2, "bob will do, who is free");
+    stage.tell(Event::Fetched(task, Ok(large())));
+    assert_eq!(stage.handed(task).map(|(conn, _)| conn), Some(ConnId(2)));
+}

@@ -226,6 +226,30 @@ fn session_over_a_restart() -> (Stage, &'static str) {
 }
 
 #[test]
+fn nobody_hears_of_a_session_before_the_disk_knows_of_it() {
+    let mut stage = Stage::with(&[spec("ann", 2)]);
+    let (first, second) = (in_session(&mut stage), in_session(&mut stage));
+    for task in [first, second] {
+        let (conn, epoch) = stage.handed(task).expect("it has its turn");
+        let result = ResultReport {
+            task,
+            epoch,
+            status: AttemptOutcome::Succeeded,
+            output: None,
+            error: None,
+            usage: None,
+            artifacts: Vec::new(),
+            session_open: Some(true),
+        };
+        // The disk is slow.
+        stage.fleet.handle(stage.now, Event::Report(conn, Report::Result(Box::new(result))), &mut stage.seen);
+        assert_eq!(stage.finals(task), []);
+    }
+    stage.tell(Event::Wake);
+    assert_eq!([first, second].map(|task| stage.finals(task).len()), [1, 1]);
+}
+
+#[test]
 fn a_session_goes_on_after_a_restart_with_the_process_that_has_it() {
     let (mut stage, home) = session_over_a_restart();
     let task = in_session(&mut stage);
