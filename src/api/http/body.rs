@@ -18,6 +18,15 @@ use super::problem::{self, Problem, Refused};
 /// How long a client may take to send a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// So much of a body that is too large is read on and thrown away, ...
+const THROWN_AWAY: u64 = 16 << 20;
+
+/// ... for so long, ...
+const THROWING_AWAY: Duration = Duration::from_secs(5);
+
+/// ... and while more comes within this.
+const MORE: Duration = Duration::from_millis(250);
+
 /// An answer.
 pub(crate) type Answer = Response<Body>;
 
@@ -108,8 +117,9 @@ pub(crate) fn json_of(status: StatusCode, value: &impl serde::Serialize) -> Answ
 ///
 /// # Errors
 /// 413 beyond `limit` bytes, 408 when it is not there in time, 400 when it breaks off.
-pub(crate) async fn read(body: Incoming, limit: u64) -> Result<Bytes, Refused> {
+pub(crate) async fn read(mut body: Incoming, limit: u64) -> Result<Bytes, Refused> {
     if body.size_hint().lower() > limit {
+        throw_away(&mut body).await;
         return Err(too_large(limit));
     }
     let mut collected = std::pin::pin!(collect(body, limit));
@@ -123,6 +133,20 @@ pub(crate) async fn read(body: Incoming, limit: u64) -> Result<Bytes, Refused> {
             .with(format!("the body was not there within {} s", BODY_TIMEOUT.as_secs()))
             .into()),
     }
+}
+
+/// Reads on for a while what is refused: a client that is still sending when its connection ends hears of
+/// that, and not of the answer.
+async fn throw_away(body: &mut Incoming) {
+    let reading = async {
+        let mut left = THROWN_AWAY;
+        while left > 0 {
+            let Ok(Ok(Some(read))) = tokio::time::timeout(MORE, piece(body)).await else { return };
+            left = left.saturating_sub(read.len() as u64);
+        }
+    };
+    // Whoever sends on after that hears no answer.
+    tokio::time::timeout(THROWING_AWAY, reading).await.unwrap_or_default();
 }
 
 async fn collect(mut body: Incoming, limit: u64) -> Result<Bytes, Refused> {
