@@ -17,7 +17,9 @@ use super::check::{counted, print_problems};
 use super::failure::{Failure, Outcome};
 use crate::agent::engine::{Engine, EngineError};
 use crate::api::{self, AppState, Listeners, WorkersListener};
-use crate::config::{Apart, Env, LoadError, LoadErrorKind, Loaded, ServerConfig, Source, StoreKind, Trigger};
+use crate::config::{
+    Apart, Env, LoadError, LoadErrorKind, Loaded, NoAnswer, ServerConfig, Source, StoreKind, Trigger,
+};
 use crate::manager::desired::Desired;
 use crate::supervise::Options;
 use crate::telemetry::logs::{self, LevelSwitch};
@@ -131,10 +133,7 @@ async fn read(source: &Source, signals: &mut Signals) -> Result<Option<Result<Lo
             loaded = &mut loading => return loaded.map(Some).map_err(|why| Failure::new(source.unreadable(&why).headline())),
             () = &mut patience, if !told => {
                 told = true;
-                eprintln!(
-                    "waiting for {}: nothing came in {PATIENCE:?}; is it a pipe that nobody writes to, or on a mount that does not answer?",
-                    source.path().display()
-                );
+                eprintln!("waiting for {}: {}", source.path().display(), NoAnswer::Late(PATIENCE));
             }
         }
     }
